@@ -1,0 +1,68 @@
+# Two commands matter: `make lab` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+BIN := $(VENV)/bin
+INDEX := $(if $(filter cpu,$(TORCH_INDEX)),$(shell sed -n 's/^--extra-index-url //p' binder/requirements.txt),$(TORCH_INDEX))
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c binder/constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
+NEEDS := pyproject.toml binder/constraints.txt
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONHASHSEED=random $(BIN)/python -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help lab serve build test lint unit notebooks browser bench claims clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12   the interpreter that makes $(VENV) (3.11 or later)"
+	@echo "  TORCH_INDEX=cpu     take PyTorch's small CPU build instead of the default one; or the address of another package index"
+	@echo "  JOBS=4              test processes, one per core by default"
+	@echo "  CHROMIUM=/path      the browser that the browser tests drive"
+
+lab: $(VENV)/.lab ## Set up, then open JupyterLab on the start page
+	$(BIN)/labkit lab
+
+serve: $(VENV)/.lab ## Set up, then open the Drift Explorer in the browser
+	$(BIN)/labkit serve
+
+build: $(VENV)/.lab ## Build the notebooks from course/chapters
+	$(BIN)/labkit build
+
+test: lint unit notebooks browser ## Set up, then lint, type check and run every test
+
+lint: $(VENV)/.test ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.test ## Unit tests, one process per core
+	$(PYTEST) -n $(JOBS) --dist worksteal --ignore=tests/browser tests
+
+notebooks: $(VENV)/.test ## Rerun every notebook and compare with what it stores
+	$(BIN)/labkit build --check
+	$(PYTEST) -n $(JOBS) --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120 notebooks
+
+browser: $(VENV)/.test ## Drive the lab in headless Chromium
+	$(PYTEST) -rs tests/browser
+
+bench: $(VENV)/.test ## Measure speed against Stable-Baselines3
+	OMP_NUM_THREADS=1 $(BIN)/labkit bench
+
+claims: $(VENV)/.test ## Run the check of every paper's claim
+	OMP_NUM_THREADS=1 $(BIN)/labkit claims
+
+clean: ## Remove the environment and the caches
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Drift Lab needs Python 3.11 or later; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.lab: $(NEEDS) | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(NEEDS) | $(BIN)/python
+	$(INSTALL) -e ".[test]"
+	@touch $@ $(VENV)/.lab
