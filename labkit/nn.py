@@ -1,0 +1,107 @@
+"""Networks of all lanes at once: one matrix of parameters, one optimiser step."""
+import math
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    """x (L, B, i) @ w (L, i, o) + b (L, 1, o) -> (L, B, o).
+
+    With a width of 1 a single lane would take another BLAS path and round otherwise: it runs as two.
+    """
+    if len(x) == 1 and 1 in w.shape[1:]:
+        return torch.baddbmm(b.expand(2, -1, -1), x.expand(2, -1, -1), w.expand(2, -1, -1))[:1]
+    return torch.baddbmm(b, x, w)
+
+
+class Net:
+    """An MLP per lane. All its parameters are one matrix `theta` (L, P), one row a lane.
+
+    So a gradient, its clipping and an Adam step are a handful of operations, and copying is one.
+    sizes: widths from input to output. free: parameters beside the layers (a Gaussian's log-std).
+    """
+
+    def __init__(self, rand: Callable[..., Tensor], sizes: Sequence[int], free: int = 0, head: float = 1.0):
+        """rand(n) -> (L, n) in [0, 1). Weights start uniform in +-sqrt(3/fan-in), the last layer's times `head`."""
+        self.sizes, self.free = tuple(sizes), free
+        parts = []
+        for i, o in zip(sizes, sizes[1:], strict=False):
+            unit = rand(i * o)
+            scale = math.sqrt(3 / i) * (head if len(parts) == 2 * len(sizes) - 4 else 1.0)
+            parts += [(2 * unit - 1) * scale, torch.zeros_like(unit[:, :o])]
+        first = parts[0]
+        self.theta = torch.cat([*parts, first.new_zeros(len(first), free)], 1).requires_grad_()
+        self.moments = first.new_zeros(2, *self.theta.shape)
+        self.clock = first.new_zeros(len(first), 1)
+
+    def layers(self, theta: Tensor) -> list[Tensor]:
+        """Split theta (L, P) into w (L, i, o), b (L, 1, o) of each layer, then the free part (L, free)."""
+        shapes = [s for i, o in zip(self.sizes, self.sizes[1:], strict=False) for s in ((i, o), (1, o))]
+        parts = theta.split([a * b for a, b in shapes] + [self.free], 1)
+        return [p.view(-1, *s) for p, s in zip(parts, shapes, strict=False)] + [parts[-1]]
+
+    def __call__(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (L, B, i) -> outputs (L, B, o) and the free parameters (L, 1, free). Hidden layers are tanh."""
+        *wb, free = self.layers(self.theta if theta is None else theta)
+        for j in range(0, len(wb), 2):
+            x = linear(x, wb[j], wb[j + 1])
+            x = x if j + 2 == len(wb) else x.tanh()
+        return x, free[:, None]
+
+    @torch.no_grad()
+    def adam(self, grad: Tensor, lr: Tensor, on: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-5) -> None:
+        """Adam (Kingma and Ba 2015), a clock per lane. grad (L, P); lr, on (L, 1); where `on` is False nothing moves."""
+        first, second = self.moments
+        m, v = first.lerp(grad, 1 - betas[0]), second.lerp(grad * grad, 1 - betas[1])
+        clock = self.clock + 1
+        fast, slow = (x / -torch.expm1(clock * math.log(b)) for x, b in zip((m, v), betas, strict=True))
+        self.clock = torch.where(on, clock, self.clock)
+        self.moments = torch.where(on, torch.stack([m, v]), self.moments)
+        self.move(self.theta - lr * fast / (slow.sqrt() + eps), on)
+
+    @torch.no_grad()
+    def sgd(self, grad: Tensor, lr: Tensor, on: Tensor) -> None:
+        """theta <- theta - lr grad. grad (L, P); lr, on (L, 1)."""
+        self.move(self.theta - lr * grad, on)
+
+    def move(self, theta: Tensor, on: Tensor) -> None:
+        """Set the parameters to theta (L, P) where `on` (L, 1)."""
+        self.theta = torch.where(on, theta, self.theta).detach().requires_grad_()
+
+    @classmethod
+    def restore(cls, sizes: tuple[int, ...], free: int, theta: Tensor, moments: Tensor, clock: Tensor) -> Self:
+        """A network with the given state."""
+        net = cls.__new__(cls)
+        net.sizes, net.free, net.moments, net.clock = sizes, free, moments, clock
+        net.theta = theta.requires_grad_()
+        return net
+
+
+class Table(Net):
+    """A row of outputs per state, read by one-hot observations: sizes (S, A), all zeros at first."""
+
+    def __init__(self, lanes: int, sizes: tuple[int, int], device: str = "cpu"):
+        zeros = torch.zeros(lanes, sizes[0] * sizes[1], device=device)
+        vars(self).update(vars(self.restore(sizes, 0, zeros, zeros.new_zeros(2, *zeros.shape), zeros.new_zeros(lanes, 1))))
+
+    def __call__(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (L, N, S) one-hot -> (L, N, A) and no free parameters (L, 1, 0)."""
+        table = (self.theta if theta is None else theta).view(-1, *self.sizes)
+        return torch.bmm(x, table), table[:, :1, :0]
+
+
+NETS = {"Net": Net, "Table": Table}
+
+
+def clip_norm(grad: Tensor, limit: float) -> Tensor:
+    """Scale each lane's gradient (L, P) to a norm of at most `limit`."""
+    return grad * (limit / grad.norm(dim=1, keepdim=True).clamp_min(limit))
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Zero mean and unit deviation per lane: x (L, B)."""
+    x = x - x.mean(1, keepdim=True)
+    return x / (x.square().mean(1, keepdim=True).sqrt() + 1e-8)

@@ -1,0 +1,1 @@
+"""Methods that learn from what their own policy has just done."""

@@ -1,0 +1,64 @@
+"""A paper is an algorithm object that carries its card; papers are found by walking the package."""
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from labkit.lanes import Knob, Lanes
+from labkit.learner import Learner
+from labkit.snapshot import Snapshot
+from labkit.worlds.world import World
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The card of a method: what it says and where it stands."""
+
+    key: str
+    title: str
+    year: int
+    url: str
+    claim: str  # what our miniature checks, in a sentence
+    lesson: str
+    lost: str  # what the miniature leaves out
+    base: str = ""  # key of the method it changes
+    chapter: int | None = None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A family's loop with its slots. A family subclasses this once; a paper is `replace(base, slot=..., paper=...)`.
+
+    The fields that hold callables are the slots.
+    """
+
+    knobs: Mapping[str, Knob]
+    paper: Paper
+
+    def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
+        """Yield a Snapshot after each update, for ever. With `start`, go on from that learner, bit for bit."""
+        raise NotImplementedError
+
+
+def slots(algorithm: Algorithm) -> dict[str, Callable[..., Any]]:
+    """The named pieces that a paper may replace."""
+    return {f.name: value for f in fields(algorithm) if callable(value := getattr(algorithm, f.name))}
+
+
+def changed(child: Algorithm, parent: Algorithm) -> list[str]:
+    """The slots in which `child` differs from `parent`: the whole of a paper's change."""
+    theirs = slots(parent)
+    return [name for name, piece in slots(child).items() if piece is not theirs.get(name)]
+
+
+def discover() -> dict[str, Algorithm]:
+    """Every algorithm of the package by its paper's key, families and papers alike; there is no list to keep."""
+    import labkit
+
+    found: dict[str, Algorithm] = {}
+    for info in pkgutil.walk_packages(labkit.__path__, "labkit."):
+        if info.name.count(".") == 2 and not info.name.startswith(("labkit.worlds.", "labkit.studio.")):
+            module = importlib.import_module(info.name)
+            found |= {a.paper.key: a for a in vars(module).values() if isinstance(a, Algorithm)}
+    return found

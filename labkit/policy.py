@@ -1,0 +1,113 @@
+"""Policies as distributions over actions, lanes first: what a network's outputs mean."""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def _gaussian_noise(u: Tensor) -> Tensor:
+    """Uniform in [0, 1) -> standard normal, by the inverse distribution function."""
+    return torch.erfinv((2 * u - 1).clamp(-1 + 2**-23, 1 - 2**-23)) * math.sqrt(2)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A distribution at each of many states. Its fields are tensors with the same leading axes."""
+
+    def map(self, change) -> Self:
+        """The same kind of policy with `change` applied to each field: slices, reshapes, detaches."""
+        return type(self)(*(change(v) for v in vars(self).values()))
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """In nats, (...): the density or mass of each action."""
+        raise NotImplementedError
+
+    def entropy(self) -> Tensor:
+        """In nats, (...)."""
+        raise NotImplementedError
+
+    def sample(self, u: Tensor) -> Tensor:
+        """Actions from uniform numbers u (..., noise) in [0, 1): the same u, the same action."""
+        raise NotImplementedError
+
+    def detach(self) -> Self:
+        """A copy that carries no gradient."""
+        return self.map(Tensor.detach)
+
+
+@dataclass(frozen=True)
+class Categorical(Policy):
+    """A softmax over A actions. logits (..., A), of any scale: they are normalised on entry."""
+
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "logits", self.logits.log_softmax(-1))
+
+    @property
+    def probs(self) -> Tensor:
+        """(..., A)"""
+        return self.logits.exp()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action (...) int64 -> (...)"""
+        return self.logits.gather(-1, action[..., None])[..., 0]
+
+    def entropy(self) -> Tensor:
+        """In nats, (...)."""
+        return -(self.probs * self.logits).sum(-1)
+
+    def sample(self, u: Tensor) -> Tensor:
+        """u (..., 1) in [0, 1) -> action (...), by inverting the distribution function."""
+        return (self.probs.cumsum(-1)[..., :-1] <= u).sum(-1)
+
+
+@dataclass(frozen=True)
+class Gaussian(Policy):
+    """Independent normals. mean, log_std (..., d)."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action (..., d) -> (...), in nats."""
+        z = (action - self.mean) * (-self.log_std).exp()
+        return (-0.5 * z * z - self.log_std - _HALF_LOG_2PI).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """In nats, (...)."""
+        return (self.log_std + 0.5 + _HALF_LOG_2PI).expand_as(self.mean).sum(-1)
+
+    def sample(self, u: Tensor) -> Tensor:
+        """u (..., d) in [0, 1) -> action (..., d)."""
+        return self.mean + self.log_std.exp() * _gaussian_noise(u)
+
+
+@dataclass(frozen=True)
+class TanhGaussian(Policy):
+    """tanh of a Gaussian: actions in (-1, 1). mean, log_std (..., d) are those before the tanh."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """action (..., d) in (-1, 1) -> (...), in nats; an action at the edge counts as 1e-6 inside."""
+        raw = torch.atanh(action.clamp(-1 + 1e-6, 1 - 1e-6))
+        slope = 2 * (math.log(2) - raw + torch.nn.functional.logsigmoid(2 * raw))  # log of tanh's derivative
+        return Gaussian(self.mean, self.log_std).log_prob(raw) - slope.sum(-1)
+
+    def sample(self, u: Tensor) -> Tensor:
+        """u (..., d) in [0, 1) -> action (..., d) in (-1, 1)."""
+        return Gaussian(self.mean, self.log_std).sample(u).tanh()
+
+
+HEADS: dict[str, Callable[[Tensor, Tensor], Policy]] = {  # from a network's outputs and its free parameters
+    "categorical": lambda out, free: Categorical(out),
+    "gaussian": lambda out, free: Gaussian(out, free.expand_as(out)),
+    "tanh_gaussian": lambda out, free: TanhGaussian(out, free.expand_as(out)),
+}

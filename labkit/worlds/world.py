@@ -1,0 +1,71 @@
+"""What every world is: pure functions on a dictionary of tensors, lanes first."""
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+
+State = dict[str, Tensor]  # every tensor (L, E, ...): L lanes, E environments side by side in a lane
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Actions 0 .. n-1; an action tensor is (L, E) int64."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class Continuous:
+    """Actions in a box; an action tensor is (L, E, dim) float32. `low`, `high`: one bound for every dimension."""
+
+    dim: int
+    low: float
+    high: float
+
+
+class World:
+    """A Markov decision process, batched over lanes and environments, with no state of its own.
+
+    A subclass sets the attributes and writes `reset`, `step`, `observe`. Randomness comes in as uniform
+    numbers in [0, 1): `reset_noise` and `step_noise` say how many one environment needs.
+    """
+
+    key: str  # name in the one namespace of worlds, such as "control.cartpole"
+    obs_size: int
+    actions: Discrete | Continuous
+    horizon: int  # steps after which an episode is truncated
+    reset_noise: int = 0
+    step_noise: int = 0
+
+    def reset(self, u: Tensor) -> State:
+        """First states of episodes. u (L, E, reset_noise) in [0, 1) -> tensors (L, E, ...)."""
+        raise NotImplementedError
+
+    def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor, Tensor]:
+        """One step without reset: state, action (L, E[, dim]), u (L, E, step_noise) ->
+        next state, reward (L, E) float32, terminated (L, E) bool, truncated (L, E) bool.
+
+        Never writes into its arguments.
+        """
+        raise NotImplementedError
+
+    def observe(self, state: State) -> Tensor:
+        """What the policy sees: (L, E, obs_size) float32."""
+        raise NotImplementedError
+
+    def restart(self, state: State, done: Tensor, u: Tensor) -> State:
+        """Replace the environments where `done` (L, E) by fresh episodes; u (L, E, reset_noise)."""
+        if not done.any():
+            return state
+        fresh = self.reset(u)
+        return {k: torch.where(done.view(done.shape + (1,) * (v.dim() - 2)), fresh[k], v) for k, v in state.items()}
+
+    def check(self, action: Tensor) -> None:
+        """Raise LabError where an action lies outside the action space."""
+        if isinstance(self.actions, Discrete):
+            if action.dtype.is_floating_point or bool(((action < 0) | (action >= self.actions.n)).any()):
+                raise LabError(f"{self.key} takes whole actions 0 to {self.actions.n - 1}; got {action.unique().tolist()[:5]}.")
+        elif action.shape[-1] != self.actions.dim:
+            raise LabError(f"{self.key} takes actions with {self.actions.dim} numbers; got shape {tuple(action.shape)}.")
