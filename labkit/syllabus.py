@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]  # the clone: course/ and notebooks/ 
 
 Progress = dict[str, tuple[int, int]]  # chapter number -> exercises (passed, in all)
 
-STATES = {"done": "#009E73", "begun": "#E69F00", "written": "#56B4E9", "planned": "rgba(119,119,119,0.25)"}
+STATES = {"done": "#009E73", "begun": "#E69F00", "written": "#56B4E9", "planned": "rgba(0,0,0,0)"}  # colour-blind safe
 INK = "#777777"  # readable on white and on black
 
 
@@ -133,14 +133,14 @@ def course_map(progress: Progress | None = None) -> "go.Figure":
         )
     for c in course.chapters:
         x, y = at[c.number]
-        title = "<br>".join(textwrap.wrap(c.title, 16))
+        title = "<br>".join(textwrap.wrap(c.title, 17))
         figure.add_annotation(x=x, y=y - 0.2, text=title, showarrow=False, yanchor="top", font={"size": 10, "color": INK})
     for y, part in enumerate(course.parts):
         heading = f"<b>{part.number}</b> {part.title}"
         figure.add_annotation(x=-0.45, y=0.38 - y, text=heading, showarrow=False, xanchor="left", font={"size": 12, "color": INK})
     figure.update_layout(
         template="none",
-        height=90 + 112 * len(course.parts),
+        height=60 + 120 * len(course.parts),
         margin={"l": 5, "r": 5, "t": 35, "b": 5},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -160,7 +160,7 @@ def _lines(course: Syllabus, at: dict[str, tuple[int, int]]) -> "go.Scatter":
     ends = [(at[p], at[c.number]) for c in course.chapters for p in c.prerequisites]
     xs = [x for a, b in ends for x in (a[0], b[0], None)]
     ys = [y for a, b in ends for y in (a[1], b[1], None)]
-    line = {"color": "rgba(119,119,119,0.35)", "width": 1}
+    line = {"color": "rgba(119,119,119,0.25)", "width": 1}
     return go.Scatter(x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", name="builds on")
 
 
