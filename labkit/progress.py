@@ -60,7 +60,7 @@ from filelock import FileLock
 from platformdirs import user_data_path
 
 from labkit.errors import LabError
-from labkit.syllabus import ROOT
+from labkit.files import ROOT, write_whole
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,5 @@ def _read(path: Path) -> dict[str, dict]:
 
 
 def _write(path: Path, results: dict[str, dict]) -> None:
-    """Whole or not at all: a temporary file, synced, then renamed."""
-    scratch = path.with_name(path.name + f".{os.getpid()}.part")
-    with scratch.open("w", encoding="utf-8") as f:
-        json.dump({"version": 1, "exercises": dict(sorted(results.items()))}, f, indent=1)
-        f.write("\n")
-        f.flush()
-        os.fsync(f.fileno())
-    scratch.replace(path)
+    text = json.dumps({"version": 1, "exercises": dict(sorted(results.items()))}, indent=1)
+    write_whole(path, text + "\n")

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labkit.errors import LabError
+from labkit.files import ROOT
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-ROOT = Path(__file__).resolve().parents[1]  # the clone: course/ and notebooks/ lie beside labkit/
 
 Progress = dict[str, tuple[int, int]]  # chapter number -> exercises (passed, in all)
 
