@@ -280,7 +280,7 @@ def epochs(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace) -
 
 
 KNOBS = {
-    "lr": Knob(1e-3, 1e-4, 3e-2, "step size of Adam"),
+    "lr": Knob(3e-3, 1e-4, 3e-2, "step size of Adam"),
     "gamma": Knob(0.99, 0.8, 0.999, "discount"),
     "ent": Knob(0.0, 0.0, 0.1, "weight of the entropy bonus"),
 }

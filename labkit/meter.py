@@ -1,0 +1,109 @@
+"""Drift, measured from outside: how far a policy stands from a reference, over which states, by which divergence."""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labkit.divergence import DIVERGENCES
+from labkit.errors import LabError
+from labkit.learner import Learner
+from labkit.policy import Policy
+from labkit.snapshot import Snapshot
+from labkit.worlds.world import World
+
+
+@dataclass(frozen=True)
+class States:
+    """Where a policy is looked at. obs (N, n), or (L, N, n) per lane.
+
+    weights (N,) or (L, N) sum to 1 and make a reading exact; without them the states are a sample.
+    """
+
+    obs: Tensor
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A drift per lane: value, low, high (L,), a 95% interval (of no width where exact), and per_state (L, N)."""
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    per_state: Tensor
+
+
+@torch.no_grad()
+def probe(world: World, lanes_rand: Callable[..., Tensor], behaviour: Callable[[Tensor], Policy], n: int) -> States:
+    """A sample of n states per lane, each at a random moment of a first episode of its own under `behaviour`.
+
+    lanes_rand(*shape) -> (L, *shape) uniform, such as learner.rand.
+    """
+    width = getattr(world.actions, "dim", 1)
+    moment = lanes_rand(n) * world.horizon
+    state = world.reset(lanes_rand(n, world.reset_noise))
+    kept, live = world.observe(state), torch.ones_like(moment, dtype=torch.bool)
+    for t in range(1, world.horizon):
+        obs = world.observe(state)
+        kept = torch.where((live & (t - 1 <= moment))[..., None], obs, kept)
+        state, _, terminated, truncated = world.step(state, behaviour(obs).sample(lanes_rand(n, width)), lanes_rand(n, world.step_noise))
+        live = live & ~terminated & ~truncated & (t <= moment)
+        if not bool(live.any()):
+            break
+    return States(kept)
+
+
+class DriftMeter:
+    """Reads snapshots and knows nothing of algorithms. Its triple:
+
+    reference   "start" (the first snapshot it sees), "previous", or any Learner (a teacher, the optimum);
+    divergence  a name in divergence.DIVERGENCES, or a function (p, q) -> per state, of reference p and policy q;
+    states      States, or a function of the snapshot that gives them (an exact occupancy moves with the policy).
+    """
+
+    def __init__(
+        self,
+        states: States | Callable[[Snapshot], States],
+        divergence: str | Callable[[Policy, Policy], Tensor] = "kl",
+        reference: str | Learner = "start",
+    ) -> None:
+        if isinstance(divergence, str) and divergence not in DIVERGENCES:
+            raise LabError(f"There is no divergence {divergence!r}; choose one of {', '.join(DIVERGENCES)}.")
+        if isinstance(reference, str) and reference not in ("start", "previous"):
+            raise LabError(f"There is no reference {reference!r}; give 'start', 'previous' or a Learner.")
+        self.states, self.reference = states, reference
+        self.divergence = DIVERGENCES[divergence] if isinstance(divergence, str) else divergence
+        self.past = reference if isinstance(reference, Learner) else None
+
+    @torch.no_grad()
+    def __call__(self, snapshot: Snapshot) -> Reading:
+        """The drift of the snapshot's policy; zero for the first one where the reference is an earlier one."""
+        now, past = snapshot.learner, self.past or snapshot.learner
+        self.past = now if self.reference == "previous" else past
+        states = self.states(snapshot) if callable(self.states) else self.states
+        per_state = self.divergence(past.policy(states.obs), now.policy(states.obs))
+        if states.weights is not None:
+            value = (per_state * states.weights).sum(-1)
+            return Reading(value, value, value, per_state)
+        value = per_state.mean(1)
+        spread = 1.96 * per_state.std(1) / math.sqrt(per_state.shape[1])
+        return Reading(value, value - spread, value + spread, per_state)
+
+
+@torch.no_grad()
+def evaluate(world: World, learner: Learner, episodes: int, greedy: bool = False) -> Tensor:
+    """Return of `episodes` fresh episodes per lane, undiscounted: (L, episodes). Leaves the learner as it is."""
+    learner = learner.copy()
+    width = getattr(world.actions, "dim", 1)
+    state = world.reset(learner.rand(episodes, world.reset_noise))
+    total, live = torch.zeros(len(learner.lanes), episodes, device=learner.on.device), True
+    for _ in range(world.horizon):
+        u = learner.rand(episodes, width)
+        action = learner.policy(world.observe(state)).sample(u * 0 + 0.5 if greedy else u)
+        state, reward, terminated, truncated = world.step(state, action, learner.rand(episodes, world.step_noise))
+        total, live = total + reward * live, live & ~terminated & ~truncated
+        if not bool(torch.as_tensor(live).any()):
+            break
+    return total
