@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from labkit.errors import LabError
 from labkit.worlds.world import Continuous, Discrete, State, World
 
-__all__ = ["Continuous", "Discrete", "State", "World", "make", "names", "register"]
+__all__ = ["Continuous", "Discrete", "State", "World", "from_gymnasium", "make", "names", "register"]
 
 _MAKERS: dict[str, Callable[..., World]] = {}
 
@@ -36,3 +36,8 @@ def make(key: str, **options) -> World:
         raise LabError(f"World {key!r} does not take these options: {error}.") from error
 
 from labkit.worlds import control  # noqa: E402, F401 (enters its worlds)
+from labkit.worlds import finite  # noqa: E402, F401
+from labkit.worlds import grid as _grid  # noqa: E402, F401
+from labkit.worlds.gym import from_gymnasium, register_all  # noqa: E402 (last: it registers all worlds with Gymnasium)
+
+register_all()
