@@ -1,0 +1,177 @@
+"""The `labkit` command: each subcommand is a few lines and imports what it needs when it runs."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabError
+from labkit.files import ROOT
+
+START = "notebooks/00_start_here.ipynb"
+
+
+def lab(args: argparse.Namespace) -> int:
+    """Become JupyterLab, on the start page."""
+    command = [sys.executable, "-m", "jupyterlab", "--ip=localhost"]
+    command += [f"--ServerApp.root_dir={ROOT}", f"--LabApp.default_url=/lab/tree/{START}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    os.environ |= {"JUPYTER_PREFER_ENV_PATH": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
+    os.execv(sys.executable, [*command, *args.rest])
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve the Drift Explorer until interrupted."""
+    from labkit.studio import serve as explorer
+
+    explorer.main(port=args.port, address=args.address, allow_origin=args.allow_origin, show=args.show)
+    return 0
+
+
+def behind_jupyter() -> dict[str, Any]:
+    """How jupyter-server-proxy starts the Drift Explorer at /drift. Only the proxy, which has checked the user, can reach it."""
+    options = ["--port", "{port}", "--address", "localhost", "--allow-origin", "*", "--no-show"]
+    return {
+        "command": [sys.executable, "-m", "labkit.cli", "serve", *options],
+        "timeout": 60,
+        "launcher_entry": {"title": "Drift Explorer"},
+    }
+
+
+def build(args: argparse.Namespace) -> int:
+    """Build notebooks, or say which are out of step."""
+    from labkit import build as builder
+
+    return builder.main(args.chapters, args.check)
+
+
+def papers(args: argparse.Namespace) -> int:
+    """List every method that discovery finds."""
+    rows = catalogue()
+    if args.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    columns = ("key", "family", "base", "changed", "chapter", "verdict")
+    table = [columns, *([_cell(row[c]) for c in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _cell(value: object) -> str:
+    return "-" if not value else ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """One entry per discovered method, by family and key; `verdict` is null until the claim has been judged."""
+    from labkit.paper import changed, discover
+
+    found = discover()
+    rows = []
+    for key, algorithm in found.items():
+        card = algorithm.paper
+        family = type(algorithm).__module__.split(".")[1]
+        own = Path("labkit") / family / f"{key}.py"
+        rows.append(
+            {
+                "key": key,
+                "title": card.title,
+                "family": family,
+                "base": card.base or None,
+                "changed": changed(algorithm, found[card.base]) if card.base else [],
+                "claim": card.claim,
+                "verdict": None,
+                "file": str(own if (ROOT / own).exists() else own.with_name("family.py")),
+                "chapter": None if card.chapter is None else f"{card.chapter:02d}",
+            }
+        )
+    return sorted(rows, key=lambda row: (row["family"], row["key"]))
+
+
+def new(args: argparse.Namespace) -> int:
+    """Write a paper, its test and its chapter entry."""
+    from labkit import scaffold
+
+    for path in scaffold.new(args.family, args.key, args.base, args.slot, args.chapter):
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+def progress(args: argparse.Namespace) -> int:
+    """Show the reader's progress, or move it to or from a file."""
+    from labkit import progress as results
+
+    if args.load:
+        results.import_from(args.load)
+    if args.export:
+        print(f"wrote {results.export_to(args.export)}")
+    else:
+        print(results.report())
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure speed beside Stable-Baselines3."""
+    return subprocess.run([sys.executable, ROOT / "tests" / "bench" / "run.py", *args.rest]).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser("labkit", description="Drift Lab: an interactive course on policy drift.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(run.__name__, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    command(lab, "Open JupyterLab on the start page; further options go to JupyterLab.").set_defaults(passes_on=True)
+
+    sub = command(serve, "Serve the Drift Explorer.")
+    sub.add_argument("--port", type=int, default=5006)
+    sub.add_argument("--address", default="localhost", help="interface to listen on (default: %(default)s)")
+    sub.add_argument("--allow-origin", action="append", metavar="HOST:PORT", help="another host that pages may come from; may be repeated")
+    sub.add_argument("--no-show", dest="show", action="store_false", help="do not open a browser")
+
+    sub = command(build, "Build the notebooks from course/chapters.")
+    sub.add_argument("chapters", nargs="*", metavar="NN", help="chapter numbers (default: all)")
+    sub.add_argument("--check", action="store_true", help="build nothing; fail if a notebook is out of step")
+
+    sub = command(papers, "List every method and what it changes.")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command(new, "Begin a paper: its file, its test, its chapter entry.")
+    sub.add_argument("family", help="a folder of labkit, such as on_policy")
+    sub.add_argument("key", help="the paper's short name, such as fixpo")
+    sub.add_argument("--base", help="key of the method it changes (default: the family's first)")
+    sub.add_argument("--slot", help="the slot it replaces (default: the base's last)")
+    sub.add_argument("--chapter", metavar="NN", help="where it is taught (default: what the syllabus says)")
+
+    sub = command(progress, "Show your progress.")
+    sub.add_argument("--export", metavar="FILE", help="write it to a file")
+    sub.add_argument("--import", dest="load", metavar="FILE", help="merge a file into it")
+
+    command(bench, "Measure speed beside Stable-Baselines3; further options go to the benchmark.").set_defaults(passes_on=True)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. The exit code: 2 for a LabError, told in one line."""
+    top = parser()
+    args, args_rest = top.parse_known_args(argv)
+    if args_rest and not getattr(args, "passes_on", False):
+        top.error(f"unrecognized arguments: {' '.join(args_rest)}")
+    args.rest = args_rest
+    try:
+        return args.run(args)
+    except LabError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
