@@ -1,4 +1,5 @@
 """`labkit new`: a paper's file, its test and its chapter entry, which run as written and wait for the change."""
+import importlib
 import inspect
 import keyword
 import re
@@ -158,7 +159,7 @@ def _chapter(key: str, number: str | None) -> Chapter:
 
 def _variable(home: str, algorithm: Algorithm) -> str:
     """The name that a module gives to an algorithm."""
-    module = __import__(home, fromlist=["_"])
+    module = importlib.import_module(home)
     return next(name for name, value in vars(module).items() if value is algorithm)
 
 
