@@ -1,4 +1,4 @@
-# Two commands matter: `make lab` and `make test`. `make help` lists the rest.
+# Drift Lab. Two commands matter: `make lab` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
@@ -8,7 +8,11 @@ BIN := $(VENV)/bin
 INDEX := $(if $(filter cpu,$(TORCH_INDEX)),$(shell sed -n 's/^--extra-index-url //p' binder/requirements.txt),$(TORCH_INDEX))
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c binder/constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
 NEEDS := pyproject.toml binder/constraints.txt
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 PYTHONHASHSEED=random $(BIN)/python -m pytest -q
+PYTEST := $(BIN)/python -m pytest -q
+
+test unit notebooks browser bench claims: export OMP_NUM_THREADS = 1
+notebooks: export PLOTLY_RENDERER = plotly_mimetype
+notebooks: export DRIFTLAB_HOME = $(abspath $(VENV))/reader
 
 .DEFAULT_GOAL := help
 .PHONY: help lab serve build test lint unit notebooks browser bench claims clean
@@ -41,19 +45,25 @@ unit: $(VENV)/.test ## Unit tests, one process per core
 
 notebooks: $(VENV)/.test ## Rerun every notebook and compare with what it stores
 	$(BIN)/labkit build --check
+	@rm -rf $(VENV)/reader
 	$(PYTEST) -n $(JOBS) --dist loadfile --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 120 notebooks
 
 browser: $(VENV)/.test ## Drive the lab in headless Chromium
-	$(PYTEST) -rs tests/browser
+	$(PYTEST) tests/browser
 
 bench: $(VENV)/.test ## Measure speed against Stable-Baselines3
-	OMP_NUM_THREADS=1 $(BIN)/labkit bench
+	$(BIN)/labkit bench
 
 claims: $(VENV)/.test ## Run the check of every paper's claim
-	OMP_NUM_THREADS=1 $(BIN)/labkit claims
+	$(BIN)/labkit claims
 
 clean: ## Remove the environment and the caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+define quiet
+	@$(BIN)/jupyter labextension disable "@jupyterlab/apputils-extension:announcements" 2>/dev/null
+	@touch $(1)
+endef
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Drift Lab needs Python 3.11 or later; name one with make PYTHON=...")'
@@ -61,8 +71,8 @@ $(BIN)/python:
 
 $(VENV)/.lab: $(NEEDS) | $(BIN)/python
 	$(INSTALL) -e .
-	@touch $@
+	$(call quiet,$@)
 
 $(VENV)/.test: $(NEEDS) | $(BIN)/python
 	$(INSTALL) -e ".[test]"
-	@touch $@ $(VENV)/.lab
+	$(call quiet,$@ $(VENV)/.lab)

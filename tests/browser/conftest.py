@@ -15,6 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from labkit.files import ROOT
 
+ADVICE = "no Chromium found; install one (Debian: apt-get install chromium) or name it in the variable CHROMIUM"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 APPS = ("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "/Applications/Chromium.app/Contents/MacOS/Chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -33,9 +34,13 @@ def chromium():
     """The path of a Chromium; without one the test is skipped, or fails where DRIFTLAB_REQUIRE_BROWSER is set."""
     path = find_chromium()
     if path is None:
-        advice = "no Chromium found: install one (Debian: apt-get install chromium) or name it in the variable CHROMIUM"
-        (pytest.fail if os.environ.get("DRIFTLAB_REQUIRE_BROWSER") else pytest.skip)(advice)
+        (pytest.fail if os.environ.get("DRIFTLAB_REQUIRE_BROWSER") else pytest.skip)(ADVICE)
     return path
+
+
+def pytest_terminal_summary(terminalreporter):
+    if any(ADVICE in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(f"Browser tests skipped: {ADVICE}.")
 
 
 @pytest.fixture(scope="session")
