@@ -10,12 +10,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c binder
 NEEDS := pyproject.toml binder/constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 
-test unit notebooks browser bench claims: export OMP_NUM_THREADS = 1
+test unit notebooks browser bench: export OMP_NUM_THREADS = 1
 notebooks: export PLOTLY_RENDERER = plotly_mimetype
 notebooks: export DRIFTLAB_HOME = $(abspath $(VENV))/reader
 
 .DEFAULT_GOAL := help
-.PHONY: help lab serve build test lint unit notebooks browser bench claims clean
+.PHONY: help lab serve build test lint unit notebooks browser bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,9 +53,6 @@ browser: $(VENV)/.test ## Drive the lab in headless Chromium
 
 bench: $(VENV)/.test ## Measure speed against Stable-Baselines3
 	$(BIN)/labkit bench
-
-claims: $(VENV)/.test ## Run the check of every paper's claim
-	$(BIN)/labkit claims
 
 clean: ## Remove the environment and the caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
