@@ -74,7 +74,7 @@ def test_native_batch_equals_gymnasium_s_sync_vector(key):
     native.reset(seed=1), sync.reset(seed=2)
     native.action_space.seed(3)
     fresh, ends = np.ones(7, bool), 0
-    for t in range(1100):
+    for t in range(400 if key == "control.cartpole" else 1050):
         for i in fresh.nonzero()[0]:  # both have begun an episode there, each by its own noise
             sync.envs[i].unwrapped._stepper.state = {k: v[:, i : i + 1].clone() for k, v in native._stepper.state.items()}
         done = native._done
@@ -84,7 +84,15 @@ def test_native_batch_equals_gymnasium_s_sync_vector(key):
         assert np.array_equal(obs[~done], theirs[0][~done])
         assert not reward[done].any() and not native._stepper.state["t"][0].numpy()[done].any()
         fresh, ends = done, ends + (terminated | truncated).sum()
-    assert ends > (100 if key == "control.cartpole" else 6)
+    assert ends > (80 if key == "control.cartpole" else 6)
+
+
+def test_writing_into_an_observation_leaves_the_episode_alone():
+    env, twin = (gymnasium.make_vec("DriftLab/control.cartpole", num_envs=2) for _ in range(2))
+    spoiled, same = env.reset(seed=0)[0], twin.reset(seed=0)[0]
+    spoiled += 1
+    assert not np.array_equal(spoiled, same)
+    assert np.array_equal(env.step(np.zeros(2, np.int64))[0], twin.step(np.zeros(2, np.int64))[0])
 
 
 def test_a_batch_is_seeded_and_its_environments_differ():
