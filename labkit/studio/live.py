@@ -1,0 +1,232 @@
+"""A run that trains in the background: start, pause, step, stop, fork; read it at any moment."""
+import atexit
+import copy
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.lanes import Lanes
+from labkit.learner import Learner
+from labkit.meter import DriftMeter
+from labkit.paper import Algorithm
+from labkit.record import Record, Recorder
+from labkit.snapshot import Snapshot
+from labkit.worlds.world import World
+
+KEPT = 64  # learners kept to fork from, at most
+KEPT_BYTES = 256 * 2**20  # and what they may weigh together
+
+log = logging.getLogger(__name__)
+_begun: "weakref.WeakSet[LiveRun]" = weakref.WeakSet()
+
+
+@atexit.register
+def stop_all() -> None:
+    """End every run of this process: an interpreter that exits under a thread at work aborts."""
+    for run in list(_begun):
+        run.stop()
+    for run in list(_begun):
+        if run.thread:
+            run.thread.join(10)
+
+
+class LiveRun:
+    """`algorithm.run(world, lanes, start)` in a thread of its own, read through a Recorder.
+
+    It goes on for `steps` more environment steps per lane, and computes for at most `seconds`. Meters are copied, so
+    that a fork starts with fresh ones. Nothing here waits for the thread, except `wait`; every method may be called
+    from any thread. `version` grows with every change that a view would want to show.
+
+    state: idle, running, paused, done (a cap was reached), stopped or failed; then `error` says why in one sentence.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        world: World,
+        lanes: Lanes,
+        steps: int = 100_000,
+        seconds: float = 600.0,
+        start: Learner | None = None,
+        meters: Mapping[str, DriftMeter] | None = None,
+        fields: Mapping[str, Callable[[Snapshot], Tensor]] | None = None,
+    ) -> None:
+        lanes.knobs(algorithm.knobs)  # a wrong knob is told now, not in the thread
+        if steps < 1 or seconds <= 0:
+            raise LabError(f"A live run needs at least 1 step and some time; got steps={steps}, seconds={seconds:g}.")
+        self.algorithm, self.world, self.lanes, self.steps, self.seconds, self.origin = algorithm, world, lanes, steps, seconds, start
+        self.meters, self.fields = dict(meters or {}), dict(fields or {})
+        self.state, self.error, self.version, self.spent = "idle", "", 0, 0.0
+        self.learners: dict[int, Learner] = {}  # by moment of the record; never written into once it is kept
+        self._stride = 1
+        self._recorder = Recorder(algorithm, world, lanes, copy.deepcopy(self.meters), self.fields)
+        self._latest: Record | None = None
+        self._change = threading.Condition()
+        self._owed = 0  # single steps that were asked for
+        self._busy = False  # is an update under way?
+        self.thread: threading.Thread | None = None
+
+    # ---- controls: each only says what is wanted -----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, or go on after a pause. Without effect once the run is over."""
+        self._want("running")
+
+    resume = start
+
+    def pause(self) -> None:
+        """Finish the update that is under way, then wait."""
+        self._want("paused")
+
+    def step(self) -> None:
+        """Exactly one update, then wait."""
+        self._want("paused", owed=1)
+
+    def stop(self) -> None:
+        """End the run after the update that is under way. What was recorded stays."""
+        self._want("stopped")
+
+    def _want(self, state: str, owed: int = 0) -> None:
+        with self._change:
+            if self.over or (self.state == "idle" and state == "paused" and not owed):
+                return
+            self.state = state
+            self._owed = self._owed + owed if state == "paused" else 0
+            self._told()
+            if self.thread is None and state != "stopped":
+                self.thread = threading.Thread(target=self._work, name=f"live {self.algorithm.paper.key}", daemon=True)
+                _begun.add(self)
+                self.thread.start()
+
+    def _told(self) -> None:
+        self.version += 1
+        self._change.notify_all()
+
+    # ---- what a view reads ---------------------------------------------------------------------------------------
+
+    @property
+    def over(self) -> bool:
+        """Has it ended, for whatever reason?"""
+        return self.state in ("done", "stopped", "failed")
+
+    @property
+    def moments(self) -> int:
+        """How many snapshots are recorded."""
+        return len(self._recorder.steps)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Environment steps per lane done in this run, and its cap."""
+        begun = self.origin.step if self.origin else 0
+        return (self._recorder.steps[-1] - begun if self.moments else 0), self.steps
+
+    def record(self) -> Record:
+        """The record so far, immutable. LabError before the first snapshot."""
+        count = self.moments  # the Recorder appends to its steps last: so many rows are whole
+        if self._latest is None or len(self._latest.steps) != count:
+            view = copy.copy(self._recorder)
+            view.steps = view.steps[:count]
+            view.curves = {name: rows[:count] for name, rows in view.curves.items()}
+            view.fields = {name: rows[:count] for name, rows in view.fields.items()}
+            self._latest = view.record()
+        return self._latest
+
+    def wait(self, timeout: float | None = None, moments: int = 0) -> bool:
+        """Block until nothing is under way, or until so many moments are recorded. False if `timeout` seconds pass first."""
+
+        def settled() -> bool:
+            still = not self._busy and (self.over or self.state == "idle" or (self.state == "paused" and not self._owed))
+            return self.moments >= moments > 0 or still
+
+        with self._change:
+            return self._change.wait_for(settled, timeout)
+
+    def fork(self, moment: int, grid: Mapping[str, tuple[float, ...]], setting: int | None = None) -> "LiveRun":
+        """A new run that goes on from a moment of this one, with other knobs and the same seeds.
+
+        Lane k goes on from lane k; with `setting`, every setting of `grid` goes on from that one of this run. LabError
+        where the learner of that moment was not kept, or the settings are not as many as here.
+        """
+        with self._change:
+            learner, kept = self.learners.get(moment), sorted(self.learners)
+        if learner is None:
+            near = min(kept, key=lambda m: abs(m - moment), default=None)
+            remedy = "train first." if near is None else f"the nearest that can be forked is {near}."
+            raise LabError(f"The learner of moment {moment} is not at hand; {remedy}")
+        lanes = Lanes(self.lanes.seeds, grid, self.lanes.device)
+        points = range(len(lanes.points)) if setting is None else [setting] * len(lanes.points)
+        if max(points) >= len(self.lanes.points) or (setting is None and len(points) != len(self.lanes.points)):
+            raise LabError(f"This run has {len(self.lanes.points)} settings, the fork {len(points)}; say from which `setting` it goes on.")
+        seeds = len(self.lanes.seeds)
+        start = take(learner, torch.tensor([point * seeds + i for point in points for i in range(seeds)]), lanes)
+        return LiveRun(self.algorithm, self.world, lanes, self.steps, self.seconds, start, self.meters, self.fields)
+
+    # ---- the thread ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        torch.set_num_threads(1)
+        try:
+            snapshots = self.algorithm.run(self.world, self.lanes, self.origin)
+            while self._may_go_on():
+                begun = time.perf_counter()
+                self._keep(next(snapshots))
+                self._rest(time.perf_counter() - begun)
+        except Exception as error:
+            log.exception("The run of %s on %s failed", self.algorithm.paper.key, self.world.key)
+            self._fail(error)
+
+    def _may_go_on(self) -> bool:
+        """Wait for permission for one more update; False once the run is over."""
+        with self._change:
+            if not self.over and (self.progress[0] >= self.steps or self.spent >= self.seconds):
+                self.state = "done"
+                self._told()
+            self._change.wait_for(lambda: self.over or self.state == "running" or self._owed > 0)
+            self._busy, self._owed = not self.over, max(0, self._owed - 1)
+            return self._busy
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        self._recorder.add(snapshot)
+        moment, size = self.moments - 1, sum(t.nbytes for t in snapshot.learner.pack()[0].values())
+        with self._change:
+            kept = {m: learner for m, learner in self.learners.items() if m % self._stride == 0}
+            while len(kept) >= min(KEPT, max(2, KEPT_BYTES // size)):
+                self._stride *= 2
+                kept = {m: learner for m, learner in kept.items() if m % self._stride == 0}
+            self.learners = kept | {moment: snapshot.learner}
+
+    def _rest(self, seconds: float) -> None:
+        with self._change:
+            self.spent, self._busy = self.spent + seconds, False
+            self._told()
+
+    def _fail(self, error: Exception) -> None:
+        where = f"{self.algorithm.paper.key} on {self.world.key} failed after {self.moments} updates"
+        with self._change:
+            self.error = str(error) if isinstance(error, LabError) else f"{where}: {type(error).__name__} {error}".split("\n")[0] + "."
+            self.state, self._busy = "failed", False
+            self._told()
+
+
+def take(learner: Learner, rows: Tensor, lanes: Lanes) -> Learner:
+    """A copy of a learner whose lane k is lane rows[k] of the old one; lanes may be repeated or left out. rows (L') int64."""
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: pick(v) for key, v in value.items()}
+        return value[rows].clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+    new = Learner(lanes, learner.head)
+    new.tick, new.step, new.on, new.notes = learner.tick, learner.step, learner.on[rows].clone(), list(learner.notes)
+    new.memory = pick(learner.memory)
+    for name, net in learner.nets.items():
+        parts = (net.theta.detach()[rows].clone(), net.moments[:, rows].clone(), net.clock[rows].clone())
+        new.nets[name] = type(net).restore(net.sizes, net.free, *parts)
+    return new
