@@ -6,7 +6,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 BIN := $(VENV)/bin
 INDEX := $(if $(filter cpu,$(TORCH_INDEX)),$(shell sed -n 's/^--extra-index-url //p' binder/requirements.txt),$(TORCH_INDEX))
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c binder/constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c binder/constraints.txt $(if $(INDEX),--extra-index-url $(INDEX))
 NEEDS := pyproject.toml binder/constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 
@@ -67,9 +67,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.lab: $(NEEDS) | $(BIN)/python
+	@echo 'Setting up $(VENV): PyTorch, JupyterLab and the lab itself, a few minutes the first time.'
 	$(INSTALL) -e .
 	$(call quiet,$@)
 
 $(VENV)/.test: $(NEEDS) | $(BIN)/python
+	@echo 'Setting up $(VENV) with what the tests need, a few minutes the first time.'
 	$(INSTALL) -e ".[test]"
 	$(call quiet,$@ $(VENV)/.lab)
