@@ -1,0 +1,83 @@
+"""Where a policy goes, exactly: occupancies of listed worlds as the states of a drift meter."""
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from labkit.errors import LabError
+from labkit.meter import States
+from labkit.policy import Categorical
+from labkit.snapshot import Snapshot
+from labkit.worlds.finite import MDP, occupancy
+from labkit.worlds.grid.table import StateTable
+
+
+def exact_states(model: MDP | StateTable) -> Callable[[Snapshot], States]:
+    """A function of a snapshot for DriftMeter: every state, weighted by how often the snapshot's policy is there.
+
+    Of an MDP (world.mdp of a finite world): one-hot observations and the discounted occupancy, scaled to sum to 1.
+    Of a StateTable (enumerate_states of a fixed grid): its observations and the share of an episode's steps (`visits`).
+    """
+    if isinstance(model, MDP):
+        obs = torch.eye(model.states)
+        where = discounted(model)
+    elif isinstance(model, StateTable):
+        obs = model.obs
+        where = visits(model)
+    else:
+        raise LabError(f"exact_states takes an MDP (world.mdp) or a StateTable (enumerate_states(world)); got {type(model).__name__}.")
+
+    def states(snapshot: Snapshot) -> States:
+        policy = snapshot.learner.policy(obs)
+        if not isinstance(policy, Categorical):
+            raise LabError(f"Exact states need a policy over finitely many actions; this one is {type(policy).__name__}.")
+        return States(obs, where(policy.probs.detach().double()))
+
+    return states
+
+
+def discounted(mdp: MDP) -> Callable[[Tensor], Tensor]:
+    """A function from policies (L, S, A) to discounted occupancies (L, S) that sum to 1: of the time before episodes end."""
+
+    def where(pi: Tensor) -> Tensor:
+        d = occupancy(mdp, pi)
+        return d / d.sum(-1, keepdim=True)
+
+    return where
+
+
+def visits(table: StateTable) -> Callable[[Tensor], Tensor]:
+    """A function from policies (L, S, A) to the mean share of an episode's steps spent in each state, (L, S), summing to 1.
+
+    Undiscounted, with the step limit: the states of on-policy batches. Forward sweeps over the horizon, float64.
+    """
+    pair, source, arrivals = _moves(table)
+
+    def where(pi: Tensor) -> Tensor:
+        chance = pi.new_zeros(len(pi), int(pair.max()) + 2).index_add_(1, pair.flatten(), pi.flatten(1))
+        chance[:, 0] = 0.0  # pair 0 gathers the actions that end the episode
+        weight = chance.T[arrivals].contiguous()  # (P, S, L): lanes last, so that gathering copies whole rows
+        here = table.mu.to(pi)[:, None].repeat(1, len(pi))
+        total = here.clone()
+        for _ in range(table.horizon - 1):
+            arriving = (here.index_select(0, s) * w for s, w in zip(source, weight, strict=True))
+            here = sum(arriving, torch.zeros_like(here))  # in order: a reduction may add up otherwise beside other lanes
+            total += here
+        shares = total.T.contiguous()
+        return shares / shares.sum(-1, keepdim=True)
+
+    return where
+
+
+def _moves(table: StateTable) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs (from, to) that some action joins, numbered from 1 by `to`: pair (S, A) of each action, 0 where it ends;
+    then for every state its P predecessors (P, S) and the pairs by which they arrive (P, S), padded with an unused pair."""
+    size = len(table.mu)
+    start = torch.arange(size)[:, None]
+    names = torch.where(table.done, -1, table.next * size + start)
+    known, pair = torch.cat([torch.tensor([-1]), names.flatten()]).unique(return_inverse=True)
+    to, source = known[1:] // size, known[1:] % size
+    rank = torch.arange(len(to)) - torch.searchsorted(to, to)
+    arrivals = torch.full((int(rank.max()) + 1, size), len(known)).index_put((rank, to), torch.arange(1, len(known)))
+    before = torch.zeros_like(arrivals).index_put((rank, to), source)
+    return pair[1:].view(table.next.shape), before, arrivals
