@@ -65,6 +65,7 @@ class Shape:
     steps: int = 64  # steps of each between updates
     width: int = 64  # of the two hidden layers of policy and critic
     minibatches: int = 4
+    kept: int = 1  # batches that are learnt from, the newest and those before it, by methods that keep old ones
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,13 @@ def log_ratio(learner: Learner, batch: Batch) -> Tensor:
 
 # collect
 
+Row = tuple[Tensor, ...]  # one step: obs, action, reward, terminated, truncated, next_obs, each (L, E, ...)
+
 
 @torch.no_grad()
 def on_policy(algo: OnPolicy, world: World, learner: Learner, k: SimpleNamespace) -> Batch:
     """Act with the current policy for T steps in each of E environments."""
-    return act(world, learner, learner.policy, algo.shape.steps)
+    return act(world, learner, lambda obs, rows: learner.policy(obs), algo.shape.steps)
 
 
 @torch.no_grad()
@@ -133,20 +136,21 @@ def whole_episodes(algo: OnPolicy, world: World, learner: Learner, k: SimpleName
     """Start every environment afresh and act until the longest possible episode is over."""
     learner.memory["world"] = world.reset(learner.rand(algo.shape.envs, world.reset_noise))
     learner.memory["episode"] = torch.zeros_like(learner.memory["episode"])
-    return act(world, learner, learner.policy, world.horizon)
+    return act(world, learner, lambda obs, rows: learner.policy(obs), world.horizon)
 
 
-def act(world: World, learner: Learner, behaviour: Callable[[Tensor], Policy], steps: int) -> Batch:
-    """`steps` steps with `behaviour`; log_prob and policy are those of the learner's policy, the one to be improved."""
+def act(world: World, learner: Learner, behaviour: Callable[[Tensor, list[Row]], Policy], steps: int) -> Batch:
+    """`steps` steps with behaviour(obs, rows so far); log_prob and policy are those of the learner's policy, the one to be improved."""
     state, episode = learner.memory["world"], learner.memory["episode"]
     per_action = 1 if isinstance(world.actions, Discrete) else world.actions.dim
     widths = (per_action, world.step_noise, world.reset_noise)
     noise = learner.rand(steps, episode.shape[1], sum(widths))
-    rows, ended, total = [], torch.zeros_like(episode), torch.zeros_like(episode)
+    rows: list[Row] = []
+    ended, total = torch.zeros_like(episode), torch.zeros_like(episode)
     obs = world.observe(state)
     for t in range(steps):
         u_action, u_step, u_reset = noise[:, t].split(widths, -1)
-        action = behaviour(obs).sample(u_action)
+        action = behaviour(obs, rows).sample(u_action)
         state, reward, terminated, truncated = world.step(state, action, u_step)
         done = terminated | truncated
         next_obs = world.observe(state)
@@ -163,8 +167,13 @@ def act(world: World, learner: Learner, behaviour: Callable[[Tensor], Policy], s
     learner.memory["return"] = torch.where(count > 0, total.sum(1) / count.clamp_min(1), learner.memory["return"])
     obs, action, reward, terminated, truncated, next_obs = (torch.stack(column, 1) for column in zip(*rows, strict=True))
     _finite_rewards(world, learner, reward)
-    policy = learner.policy(obs.flatten(1, 2)).map(lambda x: x.view(*reward.shape, *x.shape[2:]))
-    return Batch(obs, action, policy.log_prob(action), policy, reward, terminated, truncated, next_obs)
+    return batch_of(learner, obs=obs, action=action, reward=reward, terminated=terminated, truncated=truncated, next_obs=next_obs)
+
+
+def batch_of(learner: Learner, obs: Tensor, action: Tensor, **rest: Tensor) -> Batch:
+    """A batch of samples (L, T, E, ...) with the learner's policy and its log-probabilities, as they are now."""
+    policy = learner.policy(obs.flatten(1, 2)).map(lambda x: x.view(*obs.shape[:3], *x.shape[2:]).clone())  # parameters move in place
+    return Batch(obs, action, policy.log_prob(action), policy, **rest)
 
 
 def _finite_rewards(world: World, learner: Learner, reward: Tensor) -> None:
