@@ -1,4 +1,23 @@
-"""Chapters in MyST text -> notebooks with the code they talk about, executed, the same bytes every time."""
+"""Chapters in MyST text -> notebooks with the code they talk about, executed, the same bytes every time.
+
+A chapter, course/chapters/NN_name.md, begins with
+
+    ---
+    kernelspec:
+      display_name: Python 3
+      language: python
+      name: python3
+    ---
+
+and holds its code in cells: a fence of three backticks with `{code-cell} python`, a line `:tags: [name, ...]` where one
+is needed. A line `# %load -s name[,name] path` in a cell shows top-level definitions, or a `Class.method`, from a file
+of the repository; the rest of the cell follows them.
+
+Tests run every notebook again and compare what it prints: round numbers, print shapes, or `PASS` after an assertion
+with a tolerance. The tag `nbval-ignore-output` is for figures, widgets and timings: at most 40% of a notebook's code
+cells may carry it. A chapter that writes to stderr or prints a memory address is not built. Cells run in notebooks/,
+with one thread and a progress file of their own.
+"""
 import ast
 import hashlib
 import os
