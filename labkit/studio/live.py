@@ -40,9 +40,9 @@ def stop_all() -> None:
 class LiveRun:
     """`algorithm.run(world, lanes, start)` in a thread of its own, read through a Recorder.
 
-    It goes on for `steps` more environment steps per lane, and computes for at most `seconds`. Meters are copied, so
-    that a fork starts with fresh ones. Nothing here waits for the thread, except `wait`; every method may be called
-    from any thread. `version` grows with every change that a view would want to show.
+    It goes on for so many `updates`, and computes for at most `seconds`. Meters are copied, so that a fork starts with
+    fresh ones. Nothing here waits for the thread, except `wait`; every method may be called from any thread. `version`
+    grows with every change that a view would want to show.
 
     state: idle, running, paused, done (a cap was reached), stopped or failed; then `error` says why in one sentence.
     """
@@ -52,16 +52,16 @@ class LiveRun:
         algorithm: Algorithm,
         world: World,
         lanes: Lanes,
-        steps: int = 100_000,
+        updates: int = 200,
         seconds: float = 600.0,
         start: Learner | None = None,
         meters: Mapping[str, DriftMeter] | None = None,
         fields: Mapping[str, Callable[[Snapshot], Tensor]] | None = None,
     ) -> None:
         lanes.knobs(algorithm.knobs)  # a wrong knob is told now, not in the thread
-        if steps < 1 or seconds <= 0:
-            raise LabError(f"A live run needs at least 1 step and some time; got steps={steps}, seconds={seconds:g}.")
-        self.algorithm, self.world, self.lanes, self.steps, self.seconds, self.origin = algorithm, world, lanes, steps, seconds, start
+        if updates < 1 or seconds <= 0:
+            raise LabError(f"A live run needs at least 1 update and some time; got updates={updates}, seconds={seconds:g}.")
+        self.algorithm, self.world, self.lanes, self.updates, self.seconds, self.origin = algorithm, world, lanes, updates, seconds, start
         self.meters, self.fields = dict(meters or {}), dict(fields or {})
         self.state, self.error, self.version, self.spent = "idle", "", 0, 0.0
         self.learners: dict[int, Learner] = {}  # by moment of the record; never written into once it is kept
@@ -123,20 +123,24 @@ class LiveRun:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """Environment steps per lane done in this run, and its cap."""
-        begun = self.origin.step if self.origin else 0
-        return (self._recorder.steps[-1] - begun if self.moments else 0), self.steps
+        """Updates done, and the cap on them."""
+        return self.moments, self.updates
 
     def record(self) -> Record:
         """The record so far, immutable. LabError before the first snapshot."""
-        count = self.moments  # the Recorder appends to its steps last: so many rows are whole
+        count = self.moments
         if self._latest is None or len(self._latest.steps) != count:
-            view = copy.copy(self._recorder)
-            view.steps = view.steps[:count]
-            view.curves = {name: rows[:count] for name, rows in view.curves.items()}
-            view.fields = {name: rows[:count] for name, rows in view.fields.items()}
-            self._latest = view.record()
+            self._latest = self.part(0, count)
         return self._latest
+
+    def part(self, first: int, end: int, *fields: str) -> Record:
+        """The record of moments first .. end - 1 alone, with the named fields, or all: cheap where few are asked for."""
+        rows = slice(first, min(end, self.moments))  # the Recorder appends to its steps last: so many rows are whole
+        view = copy.copy(self._recorder)
+        view.steps = view.steps[rows]
+        view.curves = {name: values[rows] for name, values in view.curves.items()}
+        view.fields = {name: view.fields[name][rows] for name in fields or view.fields}
+        return view.record()
 
     def wait(self, timeout: float | None = None, moments: int = 0) -> bool:
         """Block until nothing is under way, or until so many moments are recorded. False if `timeout` seconds pass first."""
@@ -166,7 +170,7 @@ class LiveRun:
             raise LabError(f"This run has {len(self.lanes.points)} settings, the fork {len(points)}; say from which `setting` it goes on.")
         seeds = len(self.lanes.seeds)
         start = take(learner, torch.tensor([point * seeds + i for point in points for i in range(seeds)]), lanes)
-        return LiveRun(self.algorithm, self.world, lanes, self.steps, self.seconds, start, self.meters, self.fields)
+        return LiveRun(self.algorithm, self.world, lanes, self.updates, self.seconds, start, self.meters, self.fields)
 
     # ---- the thread ----------------------------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class LiveRun:
     def _may_go_on(self) -> bool:
         """Wait for permission for one more update; False once the run is over."""
         with self._change:
-            if not self.over and (self.progress[0] >= self.steps or self.spent >= self.seconds):
+            if not self.over and (self.moments >= self.updates or self.spent >= self.seconds):
                 self.state = "done"
                 self._told()
             self._change.wait_for(lambda: self.over or self.state == "running" or self._owed > 0)

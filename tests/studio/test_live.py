@@ -26,8 +26,8 @@ WORLD = worlds.make("control.cartpole")
 PROBE = States(torch.linspace(-0.2, 0.2, 20).view(5, 4))
 
 
-def run(steps=160, **options):
-    return LiveRun(TINY, WORLD, LANES, steps, **options)
+def run(updates=10, **options):
+    return LiveRun(TINY, WORLD, LANES, updates, **options)
 
 
 def finished(live_run, seconds=30):
@@ -42,11 +42,11 @@ def last_of(count, lanes=LANES, start=None):
 
 def test_a_whole_run_equals_record():
     one = run(meters={"kl": DriftMeter(PROBE)}, fields={"v": lambda s: s.learner.value(PROBE.obs)})
-    assert one.state == "idle" and one.progress == (0, 160)
+    assert one.state == "idle" and one.progress == (0, 10)
     one.start()
     ours = finished(one).record()
     theirs = record(TINY, WORLD, LANES, 160, meters={"kl": DriftMeter(PROBE)}, fields={"v": lambda s: s.learner.value(PROBE.obs)})
-    assert one.state == "done" and one.progress == (160, 160) and one.moments == 10
+    assert one.state == "done" and one.progress == (10, 10)
     assert ours.steps.equal(theirs.steps) and ours.fields["v"].equal(theirs.fields["v"]) and ours.curves["kl"].equal(theirs.curves["kl"])
     assert ours.curves["return"].nan_to_num(-1).equal(theirs.curves["return"].nan_to_num(-1))
 
@@ -100,7 +100,7 @@ def test_every_change_shows_in_the_version():
 
 
 def test_controls_are_without_effect_once_it_is_over():
-    one = run(16)
+    one = run(1)
     one.start()
     finished(one)
     for act in (one.start, one.pause, one.step, one.stop):
@@ -117,7 +117,7 @@ def test_a_fork_goes_on_from_a_moment():
     lanes = Lanes((0, 1), {"eps": (0.2, 0.9)})
     theirs = record(TINY, WORLD, lanes, 80 + 160, start=one.learners[4])
     ours = finished(fork).record()
-    assert fork.progress == (160, 160) and ours.steps.tolist()[0] == 96 and ours.steps.equal(theirs.steps)
+    assert fork.progress == (10, 10) and ours.steps.tolist()[0] == 96 and ours.steps.equal(theirs.steps)
     assert ours.curves["return"].nan_to_num(-1).equal(theirs.curves["return"].nan_to_num(-1))
     assert fork.learners[9].nets["v"].theta.equal(last_of(10, lanes, one.learners[4]).nets["v"].theta)
 
@@ -164,11 +164,11 @@ def test_forking_is_told_what_is_wrong():
 
 def test_learners_are_thinned_out_evenly(monkeypatch):
     monkeypatch.setattr(live, "KEPT", 4)
-    one = run(16 * 21)
+    one = run(21)
     one.start()
     assert sorted(finished(one).learners) == [0, 8, 16, 20]
     monkeypatch.setattr(live, "KEPT_BYTES", 1)
-    two = run(16 * 5)
+    two = run(5)
     two.start()
     assert sorted(finished(two).learners) == [0, 4]
 
@@ -181,7 +181,7 @@ def test_time_is_capped():
 
 def test_one_thread_for_arithmetic():
     seen = []
-    one = run(16, fields={"x": lambda s: seen.append(torch.get_num_threads()) or torch.zeros(4)})
+    one = run(1, fields={"x": lambda s: seen.append(torch.get_num_threads()) or torch.zeros(4)})
     one.start()
     finished(one)
     assert seen == [1]
@@ -217,20 +217,21 @@ def test_a_failure_becomes_a_sentence(reason, sentence, caplog):
 def test_wrong_settings_are_told_at_once():
     with pytest.raises(LabError, match="no knob 'clip'"):
         LiveRun(TINY, WORLD, Lanes((0,), {"clip": (0.1,)}))
-    with pytest.raises(LabError, match="at least 1 step"):
+    with pytest.raises(LabError, match="at least 1 update"):
         run(0)
     with pytest.raises(LabError, match="Nothing is recorded yet"):
         run().record()
 
 
 def test_reading_while_it_trains_gives_whole_rows():
-    one = run(16 * 25, fields={"v": lambda s: s.learner.value(PROBE.obs)})
+    one = run(25, fields={"v": lambda s: s.learner.value(PROBE.obs)})
     one.start()
     counts = set()
     while not one.over:
         if one.moments:
             now = one.record()
             assert {len(now.steps)} == {len(rows) for rows in (now.curves | now.fields).values()}
+            assert one.part(len(now.steps) - 1, len(now.steps), "v").fields["v"].equal(now.fields["v"][-1:])
             counts.add(len(now.steps))
         time.sleep(0.002)
     assert len(counts) > 1 and len(one.record().steps) == 25
