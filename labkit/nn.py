@@ -10,11 +10,11 @@ from torch import Tensor
 def linear(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
     """x (L, B, i) @ w (L, i, o) + b (L, 1, o) -> (L, B, o).
 
-    With a width of 1 a single lane would take another BLAS path and round otherwise: it runs as two.
+    With a width of 1 a single lane would be a matrix times a vector, which rounds otherwise: it runs as two.
     """
     if len(x) == 1 and 1 in w.shape[1:]:
-        return torch.baddbmm(b.expand(2, -1, -1), x.expand(2, -1, -1), w.expand(2, -1, -1))[:1]
-    return torch.baddbmm(b, x, w)
+        return torch.bmm(x.expand(2, -1, -1), w.expand(2, -1, -1))[:1] + b
+    return torch.bmm(x, w).add_(b)
 
 
 class Net:
@@ -48,28 +48,29 @@ class Net:
         *wb, free = self.layers(self.theta if theta is None else theta)
         for j in range(0, len(wb), 2):
             x = linear(x, wb[j], wb[j + 1])
-            x = x if j + 2 == len(wb) else x.relu()
+            x = x if j + 2 == len(wb) else x.relu_()
         return x, free[:, None]
 
     @torch.no_grad()
     def adam(self, grad: Tensor, lr: Tensor, on: Tensor, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-5) -> None:
         """Adam (Kingma and Ba 2015), a clock per lane. grad (L, P); lr, on (L, 1); where `on` is False nothing moves."""
-        first, second = self.moments
-        m, v = first.lerp(grad, 1 - betas[0]), second.lerp(grad * grad, 1 - betas[1])
-        clock = self.clock + 1
-        fast, slow = (x / -torch.expm1(clock * math.log(b)) for x, b in zip((m, v), betas, strict=True))
-        self.clock = torch.where(on, clock, self.clock)
-        self.moments = torch.where(on, torch.stack([m, v]), self.moments)
-        self.move(self.theta - lr * fast / (slow.sqrt() + eps), on)
+        grad = torch.where(on, grad, 0.0)
+        m, v = self.moments
+        self.clock += on
+        m.lerp_(grad, (1 - betas[0]) * on)  # in place: a lane at rest moves by exactly nothing
+        v.lerp_(grad * grad, (1 - betas[1]) * on)
+        fast, slow = (-torch.expm1(self.clock.clamp_min(1) * math.log(b)) for b in betas)
+        self.theta -= m * (lr * on / fast) / (v / slow).sqrt_().add_(eps)
 
     @torch.no_grad()
     def sgd(self, grad: Tensor, lr: Tensor, on: Tensor) -> None:
         """theta <- theta - lr grad. grad (L, P); lr, on (L, 1)."""
-        self.move(self.theta - lr * grad, on)
+        self.theta -= lr * torch.where(on, grad, 0.0)
 
+    @torch.no_grad()
     def move(self, theta: Tensor, on: Tensor) -> None:
         """Set the parameters to theta (L, P) where `on` (L, 1)."""
-        self.theta = torch.where(on, theta, self.theta).detach().requires_grad_()
+        self.theta.copy_(torch.where(on, theta, self.theta))
 
     @classmethod
     def restore(cls, sizes: tuple[int, ...], free: int, theta: Tensor, moments: Tensor, clock: Tensor) -> Self:

@@ -1,0 +1,95 @@
+"""Networks of lanes against PyTorch's own layers and optimisers, lane by lane."""
+import pytest
+import torch
+
+from labkit.lanes import Lanes
+from labkit.nn import Net, Table, clip_norm, normalise
+
+LANES = Lanes((0, 1, 2))
+SIZES = (5, 8, 8, 2)
+
+
+def net(lanes=LANES, **kw):
+    tick = iter(range(1, 99))
+    return Net(lambda n: lanes.rand(next(tick), n), SIZES, **kw)
+
+
+def torch_twin(ours, lane):
+    twin = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    *wb, _ = ours.layers(ours.theta.detach())
+    for j, layer in enumerate(twin[::2]):
+        layer.weight.data, layer.bias.data = wb[2 * j][lane].T.clone(), wb[2 * j + 1][lane, 0].clone()
+    return twin
+
+
+def test_forward_is_torchs():
+    ours, x = net(), LANES.rand(50, 7, 5)
+    for lane in range(3):
+        assert torch.allclose(ours(x)[0][lane], torch_twin(ours, lane)(x[lane]), atol=1e-6)
+
+
+def test_adam_is_torchs_in_every_lane():
+    ours, lr = net(), torch.tensor([[1e-2], [1e-3], [3e-2]])
+    twins = [torch_twin(ours, i) for i in range(3)]
+    optimisers = [torch.optim.Adam(t.parameters(), lr=float(lr[i]), eps=1e-5) for i, t in enumerate(twins)]
+    on = torch.ones(3, 1, dtype=torch.bool)
+    for t in range(20):
+        x = LANES.rand(60 + t, 7, 5)
+        ours.adam(torch.autograd.grad(ours(x)[0].square().sum(), ours.theta)[0], lr, on)
+        for i in range(3):
+            optimisers[i].zero_grad()
+            twins[i](x[i]).square().sum().backward()
+            optimisers[i].step()
+    for i in range(3):
+        assert torch.allclose(ours(x)[0][i], twins[i](x[i]), atol=2e-5)
+
+
+def test_a_lane_at_rest_keeps_everything_even_beside_nan():
+    ours, lr = net(), torch.full((3, 1), 0.1)
+    ours.adam(torch.ones_like(ours.theta), lr, torch.ones(3, 1, dtype=torch.bool))
+    before = [t.detach().clone() for t in (ours.theta, ours.moments, ours.clock)]
+    grad = torch.ones_like(ours.theta)
+    grad[1] = float("nan")
+    ours.adam(grad, lr, torch.tensor([[True], [False], [True]]))
+    assert torch.equal(ours.theta[1], before[0][1]) and torch.equal(ours.moments[:, 1], before[1][:, 1]) and ours.clock[1] == 1
+    assert not torch.equal(ours.theta[0], before[0][0]) and bool(ours.theta.isfinite().all())
+
+
+def test_sgd_step():
+    ours = net()
+    before = ours.theta.detach().clone()
+    ours.sgd(torch.ones_like(before), torch.tensor([[0.5], [0.1], [0.2]]), torch.tensor([[True], [True], [False]]))
+    assert torch.allclose(before - ours.theta.detach(), torch.tensor([[0.5], [0.1], [0.0]]).expand_as(before), atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(4, 64, 64, 1), (1, 8, 2), (1, 1), (3, 16, 5)])
+@pytest.mark.parametrize("batch", [1, 7, 256])
+def test_a_lane_alone_equals_a_lane_beside_others(sizes, batch):
+    lanes = Lanes(tuple(range(9)))
+
+    def outcome(some):
+        tick = iter(range(1, 99))
+        n, x = Net(lambda size: some.rand(next(tick), size), sizes), some.rand(500, batch, sizes[0])
+        for _ in range(3):
+            grad = torch.autograd.grad(n(x)[0].square().sum(), n.theta)[0]
+            n.adam(clip_norm(grad, 0.5), torch.full((len(some), 1), 0.01), torch.ones(len(some), 1, dtype=torch.bool))
+        return torch.cat([n.theta.detach(), n(x)[0].detach().flatten(1)], 1)
+
+    together = outcome(lanes)
+    for k in (0, 4, 8):
+        assert torch.equal(outcome(Lanes((k,)))[0], together[k])
+        assert torch.equal(outcome(Lanes((77, k)))[1], together[k])
+
+
+def test_clip_and_normalise_work_per_lane():
+    x = LANES.rand(3, 40) * torch.tensor([[1.0], [100.0], [1e-3]])
+    assert torch.allclose(clip_norm(x, 0.5).norm(dim=1), x.norm(dim=1).clamp_max(0.5))
+    y = normalise(x)
+    assert torch.allclose(y.mean(1), torch.zeros(3), atol=1e-5) and torch.allclose(y.std(1, unbiased=False), torch.ones(3), atol=1e-3)
+
+
+def test_a_table_reads_its_rows():
+    table = Table(2, (4, 3))
+    table.move(torch.arange(24.0).view(2, 12), torch.tensor([[True], [False]]))
+    out, free = table(torch.eye(4)[[2, 0]].expand(2, -1, -1))
+    assert out[0].tolist() == [[6, 7, 8], [0, 1, 2]] and out[1].abs().sum() == 0 and free.shape == (2, 1, 0)
