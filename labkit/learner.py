@@ -82,6 +82,14 @@ class Learner:
         """An independent copy: nothing is shared but the frozen Lanes."""
         return copy.deepcopy(self, {id(self.lanes): self.lanes})
 
+    def fork(self, lanes: Lanes) -> Learner:
+        """A copy that goes on with other settings: as many lanes, with the same seeds. LabError for any other number."""
+        if len(lanes) != len(self.lanes) or lanes.seeds != self.lanes.seeds:
+            raise LabError(f"This learner has {len(self.lanes)} lanes with seeds {self.lanes.seeds}; start it with as many, not {len(lanes)}.")
+        twin = self.copy()
+        twin.lanes = lanes
+        return twin
+
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state as named tensors and a JSON-able rest; `unpack` is the inverse."""
         tensors: dict[str, Tensor] = {"on": self.on}

@@ -98,12 +98,12 @@ def evaluate(world: World, learner: Learner, episodes: int, greedy: bool = False
     learner = learner.copy()
     width = getattr(world.actions, "dim", 1)
     state = world.reset(learner.rand(episodes, world.reset_noise))
-    total, live = torch.zeros(len(learner.lanes), episodes, device=learner.on.device), True
+    total, live = torch.zeros(len(learner.lanes), episodes, device=learner.on.device), learner.on.expand(-1, episodes)
     for _ in range(world.horizon):
         u = learner.rand(episodes, width)
         action = learner.policy(world.observe(state)).sample(u * 0 + 0.5 if greedy else u)
         state, reward, terminated, truncated = world.step(state, action, learner.rand(episodes, world.step_noise))
         total, live = total + reward * live, live & ~terminated & ~truncated
-        if not bool(torch.as_tensor(live).any()):
+        if not bool(live.any()):
             break
     return total

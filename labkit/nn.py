@@ -27,7 +27,7 @@ class Net:
     def __init__(self, rand: Callable[..., Tensor], sizes: Sequence[int], free: int = 0, head: float = 1.0):
         """rand(n) -> (L, n) in [0, 1). Weights start uniform in +-sqrt(3/fan-in), the last layer's times `head`."""
         self.sizes, self.free = tuple(sizes), free
-        parts = []
+        parts: list[Tensor] = []
         for i, o in zip(sizes, sizes[1:], strict=False):
             unit = rand(i * o)
             scale = math.sqrt(3 / i) * (head if len(parts) == 2 * len(sizes) - 4 else 1.0)
@@ -94,7 +94,7 @@ class Table(Net):
         return torch.bmm(x, table), table[:, :1, :0]
 
 
-NETS = {"Net": Net, "Table": Table}
+NETS: dict[str, type[Net]] = {"Net": Net, "Table": Table}
 
 
 def clip_norm(grad: Tensor, limit: float) -> Tensor:

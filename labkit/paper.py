@@ -1,7 +1,7 @@
 """A paper is an algorithm object that carries its card; papers are found by walking the package."""
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,7 +33,7 @@ class Algorithm:
     The fields that hold callables are the slots.
     """
 
-    knobs: Mapping[str, Knob]
+    knobs: dict[str, Knob]
     paper: Paper
 
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:

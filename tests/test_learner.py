@@ -1,6 +1,8 @@
 """The learner: streams, stopping, copying, packing."""
+import pytest
 import torch
 
+from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.learner import Learner
 from labkit.nn import Net, Table
@@ -71,3 +73,11 @@ def test_pack_and_unpack_are_inverse():
     back = Learner.unpack(*made.pack())
     assert back.memory["word"] == "x" and back.memory["deep"]["count"] == 3 and back.lanes == made.lanes
     assert torch.equal(descend(back).nets["pi"].theta, descend(made).nets["pi"].theta) and back.tick == made.tick
+
+
+def test_a_fork_takes_other_settings_of_the_same_lanes():
+    made = learner()
+    other = Lanes((0, 1), {"clip": (0.3, 0.4)})
+    assert made.fork(other).lanes == other and made.lanes == LANES
+    with pytest.raises(LabError, match=r"4 lanes with seeds \(0, 1\).*not 2"):
+        made.fork(Lanes((0, 1)))

@@ -1,5 +1,6 @@
 """Runs on disk: round trips, damage, foreign files."""
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.on_policy.family import Shape, ppo
 from labkit.record import Record, record
-from dataclasses import replace
 
 TINY = replace(ppo, shape=Shape(envs=4, steps=8, width=8, minibatches=2))
 WORLD = worlds.make("control.cartpole")

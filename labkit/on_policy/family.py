@@ -2,7 +2,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,10 +29,10 @@ class Batch:
     terminated: Tensor  # bool: the episode is over, nothing follows
     truncated: Tensor  # bool: only the clock ran out
     next_obs: Tensor  # (L, T, E, n), of the same episode
-    value: Tensor | None = None  # the critic at obs and at next_obs
-    next_value: Tensor | None = None
-    adv: Tensor | None = None
-    target: Tensor | None = None  # what the critic is fitted to
+    value: Tensor = cast(Tensor, None)  # the critic at obs and at next_obs; these four are filled in by `judge`
+    next_value: Tensor = cast(Tensor, None)
+    adv: Tensor = cast(Tensor, None)
+    target: Tensor = cast(Tensor, None)  # what the critic is fitted to
     info: dict[str, Tensor] = field(default_factory=dict)  # numbers (L,) that a slot wants in the metrics
 
     @property
@@ -81,8 +81,7 @@ class OnPolicy(Algorithm):
 
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
         k = lanes.knobs(self.knobs)
-        learner = start.copy() if start else self.begin(world, lanes)
-        learner.lanes = lanes
+        learner = start.fork(lanes) if start else self.begin(world, lanes)
         while True:
             batch = self.collect(self, world, learner, k)
             self.judge(learner, batch, k)
@@ -170,7 +169,7 @@ def act(world: World, learner: Learner, behaviour: Callable[[Tensor, list[Row]],
     return batch_of(learner, obs=obs, action=action, reward=reward, terminated=terminated, truncated=truncated, next_obs=next_obs)
 
 
-def batch_of(learner: Learner, obs: Tensor, action: Tensor, **rest: Tensor) -> Batch:
+def batch_of(learner: Learner, obs: Tensor, action: Tensor, **rest: Any) -> Batch:
     """A batch of samples (L, T, E, ...) with the learner's policy and its log-probabilities, as they are now."""
     policy = learner.policy(obs.flatten(1, 2)).map(lambda x: x.view(*obs.shape[:3], *x.shape[2:]).clone())  # parameters move in place
     return Batch(obs, action, policy.log_prob(action), policy, **rest)

@@ -1,4 +1,5 @@
 """What every world is: pure functions on a dictionary of tensors, lanes first."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,9 @@ class World:
     horizon: int  # steps after which an episode is truncated
     reset_noise: int = 0
     step_noise: int = 0
+    obs_low: float | Sequence[float]  # bounds of an observation: one number, or obs_size of them
+    obs_high: float | Sequence[float]
+    forkable: bool = True  # False where the state is not all in the tensors: a fork starts fresh episodes
 
     def reset(self, u: Tensor) -> State:
         """First states of episodes. u (L, E, reset_noise) in [0, 1) -> tensors (L, E, ...)."""
