@@ -170,7 +170,8 @@ def _heads(names: Sequence[str], x: np.ndarray, y: np.ndarray) -> list[go.Scatte
     """Where every setting stands at one moment."""
     looks = [style(p) for p in range(len(x))]
     marks = {"color": [look["color"] for look in looks], "symbol": [look["symbol"] for look in looks], "size": 11}
-    return [go.Scatter(x=x, y=y, mode="markers+text", marker=marks, text=[f" {name}" for name in names], textposition="middle right", cliponaxis=False)]
+    words = [f" {name}" for name in names]
+    return [go.Scatter(x=x, y=y, mode="markers+text", marker=marks, text=words, textposition="middle right", cliponaxis=False)]
 
 
 def ratio_histogram(ratios: Tensor, eps: float, names: Sequence[str] = ()) -> go.Figure:
@@ -180,7 +181,7 @@ def ratio_histogram(ratios: Tensor, eps: float, names: Sequence[str] = ()) -> go
     The outermost bars count everything that lies further out.
     """
     if eps <= 0 or bool((ratios < 0).any()) or not bool(ratios.isfinite().all()):
-        raise LabError(f"A ratio histogram takes finite ratios of at least 0 and eps above 0; got eps={eps:g}, ratios from {ratios.min():g} on.")
+        raise LabError(f"Ratios are finite and at least 0, and eps is above 0; got eps={eps:g} and ratios from {ratios.min():g} on.")
     rows = ratios.reshape(-1, ratios.shape[-1]).double().numpy()
     edges = _edges(rows, eps)
     counts = np.stack([np.histogram(np.clip(row, edges[0], edges[-1]), edges)[0] for row in rows]) / rows.shape[1]

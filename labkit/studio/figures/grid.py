@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
+from labkit.occupancy import discounted, visits
 from labkit.record import Record
 from labkit.snapshot import Snapshot
 from labkit.studio.figures.curves import setting_name
 from labkit.studio.figures.frame import animate, figure
 from labkit.studio.theme import COLOURS, HEAT, INK, SPLIT
-from labkit.worlds.finite import FiniteWorld, occupancy
+from labkit.worlds.finite import FiniteWorld
 from labkit.worlds.grid import GridWorld, enumerate_states
 from labkit.worlds.world import World
 
@@ -84,24 +85,25 @@ def _arrows(masses: Tensor) -> tuple[Tensor, Tensor]:
     return masses[..., :2] / masses[..., 2:3].clamp_min(1e-300), masses[..., 3]
 
 
-def watch(world: World, gamma: float = 0.99) -> dict[str, Callable[[Snapshot], Tensor]]:
+def watch(world: World) -> dict[str, Callable[[Snapshot], Tensor]]:
     """What `record(fields=watch(world))` must keep for pictures on the floor, exactly, where states can be listed.
 
-    "policy" (L, S, A) and "occupancy" (L, S): the discounted occupancy while an episode lasts, at discount gamma.
+    "policy" (L, S, A) and "occupancy" (L, S), which sums to 1: on a grid the share of an episode's steps, on a finite
+    world the discounted occupancy.
     """
     if isinstance(world, GridWorld):
         table = enumerate_states(world)
-        obs, mdp = table.obs, table.mdp(gamma)
+        obs, where = table.obs, visits(table)
     elif isinstance(world, FiniteWorld):
-        obs, mdp = torch.eye(world.obs_size), world.mdp
+        obs, where = torch.eye(world.obs_size), discounted(world.mdp)
     else:
         raise LabError(f"The states of {world.key} cannot be listed; take a grid with layout_seed=0 or a finite world.")
 
+    @torch.no_grad()
     def policy(snapshot: Snapshot) -> Tensor:
-        with torch.no_grad():
-            return snapshot.learner.policy(obs).probs  # type: ignore[attr-defined]
+        return snapshot.learner.policy(obs).probs  # type: ignore[attr-defined]
 
-    return {"policy": policy, "occupancy": lambda snapshot: occupancy(mdp, policy(snapshot)).float()}
+    return {"policy": policy, "occupancy": lambda snapshot: where(policy(snapshot).double()).float()}
 
 
 def over_time(record: Record, floor: Floor, point: int, moments: int, seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
