@@ -22,8 +22,9 @@ def choose(mask: Tensor, u: Tensor) -> Tensor:
 class Layout:
     """How the grids of a world are drawn, and which rules are special to it. Grids are (M, height, width) uint8 kinds."""
 
-    width: int
-    height: int
+    size: int
+    width = property(lambda self: self.size)
+    height = property(lambda self: self.size)
     horizon: int  # MiniGrid's step limit
     noise: int = 0  # uniform numbers that one drawing takes
     roams: bool = True  # MiniGrid starts episodes in random places
@@ -72,8 +73,6 @@ class Empty(Layout):
     def __post_init__(self) -> None:
         self._check(self.size, 4)
 
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
     horizon = property(lambda self: 4 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
@@ -92,9 +91,6 @@ class FourRooms(Layout):
 
     def __post_init__(self) -> None:
         self._check(self.size, 7, odd=True)
-
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
 
     def draw(self, u: Tensor) -> Tensor:
         half, row, grid = self.size // 2, _rows(u), self._room(len(u))
@@ -118,8 +114,6 @@ class DoorKey(Layout):
     def __post_init__(self) -> None:
         self._check(self.size, 5)
 
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
     horizon = property(lambda self: 10 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
@@ -148,8 +142,6 @@ class LavaGap(Layout):
     def __post_init__(self) -> None:
         self._check(self.size, 5)
 
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
     horizon = property(lambda self: 4 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
@@ -174,8 +166,6 @@ class SimpleCrossing(Layout):
         if not 1 <= self.crossings <= self.size - 3:
             raise LabError(f"SimpleCrossing of size {self.size} has 1 to {self.size - 3} crossings; got crossings={self.crossings}.")
 
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
     horizon = property(lambda self: 4 * self.size**2)
     noise = property(lambda self: self.size - 3 + 2 * self.crossings)
 
@@ -230,7 +220,6 @@ class Unlock(Layout):
         self._check(self.size, 4)
 
     width = property(lambda self: 2 * self.size - 1)
-    height = property(lambda self: self.size)
     horizon = property(lambda self: 8 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
@@ -261,8 +250,6 @@ class Memory(Layout):
     def __post_init__(self) -> None:
         self._check(self.size, 7, odd=True)
 
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
     horizon = property(lambda self: 5 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:

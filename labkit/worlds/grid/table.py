@@ -16,7 +16,7 @@ from labkit.worlds.world import State
 if TYPE_CHECKING:
     from labkit.worlds.grid.world import GridWorld
 
-LIMIT = 200_000  # states that one table may have
+LIMIT = 100_000  # states that one table may have
 Namer = Callable[[State], Tensor]
 
 
@@ -48,15 +48,14 @@ def namer(plan: Tensor) -> Namer:
     """A function that gives every state of a fixed layout (1, cells) its own number below 2^62.
 
     The low 16 bits are cell * 4 + direction; the others are a random weighted sum of what differs from the plan, so
-    that they are 0 until a thing or a door has moved.
+    that they are 0 until a thing or a door has moved. What is carried is missing from the grid: it needs no number.
     """
-    halves = Lanes((0,)).rand(1, 2, plan.shape[1] + 1)[0].double()
+    halves = Lanes((0,)).rand(1, 2, plan.shape[1])[0].double()
     weight = (halves[0] * 2**24 * 2**22 + halves[1] * 2**22).long()
 
     def name(state: State) -> Tensor:
-        moved = ((state["grid"].long() - plan[0].long()) * weight[:-1]).sum(-1)
-        changed = (moved + (state["load"] - k.EMPTY) * weight[-1]) & (1 << 46) - 1
-        return (changed << 16) + state["pos"] * 4 + state["dir"]
+        moved = ((state["grid"].long() - plan[0].long()) * weight).sum(-1) & (1 << 46) - 1
+        return (moved << 16) + state["pos"] * 4 + state["dir"]
 
     return name
 
