@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from labkit.divergence import kl
 from labkit.errors import LabError
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
 from labkit.nn import Table
 from labkit.paper import Algorithm, Paper
+from labkit.policy import Categorical
 from labkit.snapshot import Snapshot
 from labkit.worlds.finite import DENSE, MDP, TIE, expected_return, occupancy, optimal, values
 from labkit.worlds.world import World
@@ -75,18 +77,25 @@ def begin(mdp: MDP, lanes: Lanes) -> Learner:
 
 
 def resume(start: Learner, mdp: MDP, lanes: Lanes) -> Learner:
-    """A copy of `start`, to go on in these lanes. LabError where it was not begun on a world of this size."""
-    shape = (len(lanes), mdp.states, mdp.actions)
-    if "log_pi" not in start.memory or start.memory["log_pi"].shape != shape:
-        raise LabError(f"This run takes a learner with a table of {shape} (lanes, states, actions); start from a snapshot of such a run.")
-    learner = start.copy()
-    learner.lanes = lanes
+    """A fork of `start`. LabError where it has other lanes or another size. A sick lane is stopped, taking all actions alike."""
+    learner, fresh = start.fork(lanes), begin(mdp, lanes).memory
+    if "log_pi" not in learner.memory or learner.memory["log_pi"].shape != fresh["log_pi"].shape:
+        raise LabError(f"This run starts from a learner with a table for {mdp.states} states and {mdp.actions} actions.")
+    sick = stop_sick(learner, learner.memory["q"], learner.memory["log_pi"])
+    learner.memory |= {name: torch.where(sick[:, None, None], fresh[name], learner.memory[name]) for name in fresh}
     return learner
 
 
+def stop_sick(learner: Learner, q: Tensor, log_pi: Tensor) -> Tensor:
+    """Stop for good the lanes where either (L, S, A) is not finite, and say which, (L,)."""
+    sick = ~(q + log_pi).isfinite().flatten(1).all(1)
+    learner.stop(sick, q.amax((1, 2)))
+    return sick
+
+
 def adopt(learner: Learner, q: Tensor, log_pi: Tensor) -> None:
-    """Make q and log_pi the learner's own. A lane where either is not finite is stopped for good and keeps what it had."""
-    learner.stop(~(q + log_pi).isfinite().flatten(1).all(1), q.amax((1, 2)))
+    """Make q and log_pi the learner's own; stopped lanes keep what they had."""
+    stop_sick(learner, q, log_pi)
     on = learner.on[..., None]
     learner.memory["q"] = torch.where(on, q, learner.memory["q"])
     learner.memory["log_pi"] = torch.where(on, log_pi, learner.memory["log_pi"])
@@ -103,8 +112,8 @@ def measure(mdp: MDP, before: Tensor, now: Tensor, best: Tensor) -> dict[str, Te
     """The exact metrics, each (L,), of two successive log_pi (L, S, A) and the best return (1 | L,)."""
     pi = now.exp()
     gained, d = expected_return(mdp, pi), occupancy(mdp, pi)
-    kl = (before.exp() * (before - now)).sum(-1)
-    return {"return": gained, "gap": best - gained, "kl": (d * kl).sum(-1) / d.sum(-1)}
+    moved = kl(Categorical(before), Categorical(now))
+    return {"return": gained, "gap": best - gained, "kl": (d * moved).sum(-1) / d.sum(-1)}
 
 
 # respond
