@@ -41,15 +41,14 @@ def probe(world: World, lanes_rand: Callable[..., Tensor], behaviour: Callable[[
 
     lanes_rand(*shape) -> (L, *shape) uniform, such as learner.rand.
     """
-    width = getattr(world.actions, "dim", 1)
     moment = lanes_rand(n) * world.horizon
     state = world.reset(lanes_rand(n, world.reset_noise))
     kept, live = world.observe(state), torch.ones_like(moment, dtype=torch.bool)
-    for t in range(1, world.horizon):
+    for t in range(world.horizon):
         obs = world.observe(state)
-        kept = torch.where((live & (t - 1 <= moment))[..., None], obs, kept)
-        state, _, terminated, truncated = world.step(state, behaviour(obs).sample(lanes_rand(n, width)), lanes_rand(n, world.step_noise))
-        live = live & ~terminated & ~truncated & (t <= moment)
+        kept = torch.where(live[..., None], obs, kept)
+        state, _, terminated, truncated = world.step(state, behaviour(obs).sample(lanes_rand(n, world.actions.noise)), lanes_rand(n, world.step_noise))
+        live = live & ~terminated & ~truncated & (t + 1 <= moment)
         if not bool(live.any()):
             break
     return States(kept)
@@ -96,11 +95,10 @@ class DriftMeter:
 def evaluate(world: World, learner: Learner, episodes: int, greedy: bool = False) -> Tensor:
     """Return of `episodes` fresh episodes per lane, undiscounted: (L, episodes). Leaves the learner as it is."""
     learner = learner.copy()
-    width = getattr(world.actions, "dim", 1)
     state = world.reset(learner.rand(episodes, world.reset_noise))
     total, live = torch.zeros(len(learner.lanes), episodes, device=learner.on.device), learner.on.expand(-1, episodes)
     for _ in range(world.horizon):
-        u = learner.rand(episodes, width)
+        u = learner.rand(episodes, world.actions.noise)
         action = learner.policy(world.observe(state)).sample(u * 0 + 0.5 if greedy else u)
         state, reward, terminated, truncated = world.step(state, action, learner.rand(episodes, world.step_noise))
         total, live = total + reward * live, live & ~terminated & ~truncated

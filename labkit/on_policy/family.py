@@ -122,6 +122,7 @@ def log_ratio(learner: Learner, batch: Batch) -> Tensor:
 # collect
 
 Row = tuple[Tensor, ...]  # one step: obs, action, reward, terminated, truncated, next_obs, each (L, E, ...)
+Behaviour = Callable[[Tensor, list[Row]], Policy]  # from obs (L, E, n) and the steps of this batch so far
 
 
 @torch.no_grad()
@@ -138,35 +139,43 @@ def whole_episodes(algo: OnPolicy, world: World, learner: Learner, k: SimpleName
     return act(world, learner, lambda obs, rows: learner.policy(obs), world.horizon)
 
 
-def act(world: World, learner: Learner, behaviour: Callable[[Tensor, list[Row]], Policy], steps: int) -> Batch:
-    """`steps` steps with behaviour(obs, rows so far); log_prob and policy are those of the learner's policy, the one to be improved."""
-    state, episode = learner.memory["world"], learner.memory["episode"]
-    per_action = 1 if isinstance(world.actions, Discrete) else world.actions.dim
-    widths = (per_action, world.step_noise, world.reset_noise)
-    noise = learner.rand(steps, episode.shape[1], sum(widths))
-    rows: list[Row] = []
-    ended, total = torch.zeros_like(episode), torch.zeros_like(episode)
+def act(world: World, learner: Learner, behaviour: Behaviour, steps: int) -> Batch:
+    """A batch of `steps` steps with behaviour(obs, rows so far); what is improved on it is the learner's own policy."""
+    columns = zip(*walk(world, learner, behaviour, steps), strict=True)
+    obs, action, reward, terminated, truncated, next_obs = (torch.stack(column, 1) for column in columns)
+    _finite_rewards(world, learner, reward)
+    _tally(learner, reward, terminated | truncated)
+    learner.step += steps * reward.shape[2]
+    return batch_of(learner, obs=obs, action=action, reward=reward, terminated=terminated, truncated=truncated, next_obs=next_obs)
+
+
+def walk(world: World, learner: Learner, behaviour: Behaviour, steps: int) -> list[Row]:
+    """Move the learner's world on by `steps` steps, episode after episode."""
+    state, rows = learner.memory["world"], list[Row]()
+    widths = (world.actions.noise, world.step_noise, world.reset_noise)
+    noise = learner.rand(steps, learner.memory["episode"].shape[1], sum(widths))  # of all steps at once: it is overhead that costs
     obs = world.observe(state)
     for t in range(steps):
         u_action, u_step, u_reset = noise[:, t].split(widths, -1)
         action = behaviour(obs, rows).sample(u_action)
-        state, reward, terminated, truncated = world.step(state, action, u_step)
-        done = terminated | truncated
-        next_obs = world.observe(state)
+        after, reward, terminated, truncated = world.step(state, action, u_step)
+        next_obs = world.observe(after)
         rows.append((obs, action, reward, terminated, truncated, next_obs))
-        episode = episode + reward
-        total, ended = total + episode * done, ended + done
-        episode = episode * ~done
-        restarted = world.restart(state, done, u_reset)
-        obs = next_obs if restarted is state else world.observe(restarted)
-        state = restarted
-    learner.memory |= {"world": state, "episode": episode}
-    learner.step += steps * episode.shape[1]
-    count = ended.sum(1)
-    learner.memory["return"] = torch.where(count > 0, total.sum(1) / count.clamp_min(1), learner.memory["return"])
-    obs, action, reward, terminated, truncated, next_obs = (torch.stack(column, 1) for column in zip(*rows, strict=True))
-    _finite_rewards(world, learner, reward)
-    return batch_of(learner, obs=obs, action=action, reward=reward, terminated=terminated, truncated=truncated, next_obs=next_obs)
+        state = world.restart(after, terminated | truncated, u_reset)
+        obs = next_obs if state is after else world.observe(state)
+    learner.memory["world"] = state
+    return rows
+
+
+def _tally(learner: Learner, reward: Tensor, done: Tensor) -> None:
+    """Keep the mean return of the episodes that ended in rewards (L, T, E), and what the others have gathered so far."""
+    episode = learner.memory["episode"]
+    total, ended = torch.zeros_like(episode), done.sum((1, 2))
+    for r, d in zip(reward.unbind(1), done.unbind(1), strict=True):
+        episode = episode + r
+        total, episode = total + episode * d, episode * ~d
+    learner.memory["episode"] = episode
+    learner.memory["return"] = torch.where(ended > 0, total.sum(1) / ended.clamp_min(1), learner.memory["return"])
 
 
 def batch_of(learner: Learner, obs: Tensor, action: Tensor, **rest: Any) -> Batch:

@@ -1,6 +1,7 @@
 """What every world is: pure functions on a dictionary of tensors, lanes first."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ class Discrete:
     """Actions 0 .. n-1; an action tensor is (L, E) int64."""
 
     n: int
+    noise: ClassVar[int] = 1  # uniform numbers that a sample takes
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Continuous:
     dim: int
     low: float
     high: float
+
+    @property
+    def noise(self) -> int:
+        """Uniform numbers that a sample takes."""
+        return self.dim
 
 
 class World:
