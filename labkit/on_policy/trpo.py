@@ -1,0 +1,87 @@
+"""trpo: one step per batch, as long as a trust region in policy space allows."""
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from labkit.divergence import kl
+from labkit.lanes import Knob
+from labkit.learner import Learner
+from labkit.on_policy.family import Batch, OnPolicy, a2c, fit_critic, minibatches, policy_loss, ppo
+from labkit.paper import Paper
+
+Product = Callable[[Tensor], Tensor]
+
+
+def fisher(learner: Learner, batch: Batch, damp: Tensor) -> Product:
+    """v (L, P) -> (F + damp) v, F the Hessian of the mean KL from the batch's policy: the Fisher matrix, never written out."""
+    theta = learner.nets["pi"].theta
+    gap = kl(batch.policy, learner.policy(batch.obs)).mean(1)
+    slope = torch.autograd.grad(gap.sum(), theta, create_graph=True)[0]
+    return lambda v: torch.autograd.grad((slope * v).sum(), theta, retain_graph=True)[0] + damp * v
+
+
+def conjugate_gradients(product: Product, b: Tensor, steps: Tensor) -> Tensor:
+    """x (L, P) with product(x) close to b after `steps` (L, 1) iterations of each lane's own."""
+    x, left, way = torch.zeros_like(b), b, b
+    size = left.square().sum(1, keepdim=True)
+    for i in range(int(steps.max())):
+        out = product(way)
+        go = (steps > i) & (size > 1e-12)
+        stride = size / (way * out).sum(1, keepdim=True)
+        x, left = torch.where(go, x + stride * way, x), torch.where(go, left - stride * out, left)
+        before, size = size, left.square().sum(1, keepdim=True)
+        way = torch.where(go, left + size / before * way, way)
+    return x
+
+
+def longest_step(learner: Learner, batch: Batch, gain: Tensor, k: SimpleNamespace) -> Tensor:
+    """The natural step (L, P): along F^-1 gain, to where the quadratic model of the mean KL is k.delta."""
+    product = fisher(learner, batch, k.damp)
+    way = conjugate_gradients(product, gain, k.cg)
+    return way * (2 * k.delta / (way * product(way)).sum(1, keepdim=True).clamp_min(1e-12)).sqrt()
+
+
+def natural_step(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace) -> None:
+    """Schulman et al. 2015, appendix C: shorten the natural step until the mean KL fits and the surrogate gains, else stay."""
+    flat, net = batch.flat(), learner.nets["pi"]
+    start, loss = net.theta.detach().clone(), policy_loss(algo, learner, flat, k)
+    step = longest_step(learner, flat, -learner.gradient("pi", loss), k)
+    accepted, gap = torch.zeros_like(learner.on), torch.zeros_like(loss)
+    with torch.no_grad():
+        for j in range(int(k.backtracks.max())):
+            trying = learner.on & ~accepted & (k.backtracks > j)
+            net.move(start + 0.8**j * step, trying)
+            moved = kl(flat.policy, learner.policy(flat.obs)).mean(1)
+            fits = trying & (moved[:, None] <= k.delta) & (policy_loss(algo, learner, flat, k) < loss)[:, None]
+            accepted, gap = accepted | fits, torch.where(fits[:, 0], moved, gap)
+        net.move(start, ~accepted)
+    batch.info |= {"kl": gap, "accepted": accepted[:, 0].float()}
+    for part, where in minibatches(algo, learner, batch, k):
+        fit_critic(algo, learner, part, k, where)
+
+
+trpo = replace(
+    a2c,
+    improve=natural_step,
+    knobs=a2c.knobs | {
+        "delta": Knob(0.01, 0.0005, 0.2, "radius: the mean KL that a step may reach"),
+        "cg": Knob(10, 1, 20, "iterations of conjugate gradients"),
+        "damp": Knob(0.1, 0.0, 1.0, "added to the Fisher matrix: 0 trusts it fully"),
+        "backtracks": Knob(10, 1, 15, "how often a step may be shortened by a fifth"),
+        "epochs": ppo.knobs["epochs"],
+    },
+    paper=Paper(
+        key="trpo",
+        title="Trust Region Policy Optimization",
+        year=2015,
+        url="https://arxiv.org/abs/1502.05477",
+        claim="No step leaves the trust region, and a badly scaled parametrisation hurts it less than gradient steps of the same mean KL.",
+        lesson="Measure the step in policy space, not in parameter space.",
+        lost="Nothing essential; the critic is fitted by several passes of Adam, as in ppo.",
+        base="a2c",
+        chapter=3,
+    ),
+)
