@@ -330,6 +330,15 @@ def test_starts_follow_mu_and_steps_do_not_write():
     assert all(torch.equal(before[k], state[k]) for k in state)
 
 
+def test_every_uniform_number_below_one_finds_an_outcome():
+    tenth = [0.1] * 10  # adds up to less than 1 in floating point
+    world = finite.from_table([[range(10)]] + [[[0] * 10]] * 9, np.zeros((10, 1, 10)), np.zeros((10, 1, 10)), tenth, [[tenth]] * 10)
+    u = torch.tensor([[[np.nextafter(1.0, 0.0)]]], dtype=torch.float64)
+    assert world.reset(u)["s"].item() == 9
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    assert world.step({"s": zero, "t": zero}, zero, u)[0]["s"].item() == 9
+
+
 def test_an_mdp_can_be_sampled_and_lanes_have_their_own():
     mdp = finite.garnet(4, 2, 2, seed=(1, 2)).mdp
     half = finite.MDP(mdp.P / 2, mdp.r, mdp.mu, 0.9)
