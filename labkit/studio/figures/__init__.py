@@ -2,6 +2,10 @@
 from labkit.studio.figures.curves import drift_over_time, frontier, learning_curve, ratio_histogram
 from labkit.studio.figures.frame import alt, animate, figure, show
 from labkit.studio.figures.grid import Floor, difference_map, floor, flux, grid_arrows, watch
+from labkit.studio.figures.maps import js_distances, policy_map, scale
+from labkit.studio.figures.simplex import ball, place, simplex_path
 
-__all__ = ["Floor", "alt", "animate", "difference_map", "drift_over_time", "figure", "floor", "flux", "frontier", "grid_arrows",
-           "learning_curve", "ratio_histogram", "show", "watch"]  # fmt: skip
+__all__ = [
+    "Floor", "alt", "animate", "ball", "difference_map", "drift_over_time", "figure", "floor", "flux", "frontier", "grid_arrows",
+    "js_distances", "learning_curve", "place", "policy_map", "ratio_histogram", "scale", "show", "simplex_path", "watch",
+]  # fmt: skip

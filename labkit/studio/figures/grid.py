@@ -68,7 +68,7 @@ def flux(policy: Tensor, occupancy: Tensor, floor: Floor) -> tuple[Tensor, Tenso
             f"This floor takes policies (..., {floor.heading.shape[0]}, {floor.heading.shape[1]}) with occupancies (..., "
             f"{floor.heading.shape[0]}); got {tuple(policy.shape)} and {tuple(occupancy.shape)}."
         )
-    return _arrows(_masses(policy, occupancy, floor))
+    return directions(_masses(policy, occupancy, floor))
 
 
 def _masses(policy: Tensor, occupancy: Tensor, floor: Floor) -> Tensor:
@@ -81,7 +81,8 @@ def _masses(policy: Tensor, occupancy: Tensor, floor: Floor) -> Tensor:
     return cells.index_add(-2, floor.cell, torch.cat([going, where[..., None]], -1))
 
 
-def _arrows(masses: Tensor) -> tuple[Tensor, Tensor]:
+def directions(masses: Tensor) -> tuple[Tensor, Tensor]:
+    """Arrows (..., C, 2) and heat (..., C) of masses (..., C, 4), as `flux` defines them."""
     return masses[..., :2] / masses[..., 2:3].clamp_min(1e-300), masses[..., 3]
 
 
@@ -106,29 +107,31 @@ def watch(world: World) -> dict[str, Callable[[Snapshot], Tensor]]:
     return {"policy": policy, "occupancy": lambda snapshot: where(policy(snapshot).double()).float()}
 
 
-def over_time(record: Record, floor: Floor, point: int, moments: int, seed: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Flux of one setting at up to `moments` times: their numbers (T',), arrows (T', C, 2), heat (T', C).
+def moments(record: Record, most: int) -> Tensor:
+    """Numbers of at most `most` moments of a record, evenly chosen, the first and the last among them."""
+    return torch.linspace(0, len(record.steps) - 1, min(most, len(record.steps))).round().long()
 
-    seed: its number in the record; None joins all seeds, which count alike.
-    """
+
+def masses(record: Record, floor: Floor, point: int, times: Tensor) -> Tensor:
+    """What the seeds of one setting do at the moments `times` (T',): (T', seeds, C, 4), averages of which have `directions`."""
     setting_name(record, point)
     if missing := {"policy", "occupancy"} - record.fields.keys():
-        raise LabError(f"This record lacks the field {missing.pop()!r}; record it with fields=watch(world).")
-    times = torch.linspace(0, len(record.steps) - 1, min(moments, len(record.steps))).round().long()
+        raise LabError(f"This record lacks the field {min(missing)!r}; record it with fields=watch(world).")
     policy, where = (record.fields[name][times, record.setting(point)] for name in ("policy", "occupancy"))
-    masses = _masses(policy, where, floor)
-    return times, *_arrows(masses.mean(1) if seed is None else masses[:, seed])
+    return _masses(policy, where, floor)
 
 
-def grid_arrows(record: Record, floor: Floor, point: int = 0, seed: int | None = None, moments: int = 20) -> go.Figure:
+def grid_arrows(record: Record, floor: Floor, point: int = 0, seed: int | None = None, most: int = 20) -> go.Figure:
     """Where the policy is (heat) and where it goes (arrows, see `flux`) on its floor, with a time slider.
 
-    point: which setting. seed: its number in the record; None: all seeds, which count alike.
+    point: which setting. seed: its number in the record; None: all seeds, which count alike. most: so many moments.
     """
-    times, arrows, heat = over_time(record, floor, point, moments, seed)
+    times = moments(record, most)
+    each = masses(record, floor, point, times)
+    arrows, heat = directions(each.mean(1) if seed is None else each[:, seed])
     steps = [f"{s}" for s in record.steps[times].tolist()]
-    cells, most = floor.cell.unique(), float(heat.max())
-    frames = [[_heat(floor, h, most), _needles(floor, cells, a, h, most)] for a, h in zip(arrows, heat, strict=True)]
+    cells, top = floor.cell.unique(), float(heat.max())
+    frames = [[_heat(floor, h, top), _needles(floor, cells, a, h, top)] for a, h in zip(arrows, heat, strict=True)]
     busy = int(heat[-1].argmax())
     agree = (arrows.norm(dim=-1) * heat).sum(-1)
     whose = f"{len(record.lanes.seeds)} seeds" if seed is None else f"seed {record.lanes.seeds[seed]}"
