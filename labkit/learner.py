@@ -74,7 +74,7 @@ class Learner:
     def stop(self, lanes: Tensor, loss: Tensor) -> None:
         """Freeze the lanes marked in `lanes` (L,), and note each with its loss (L,)."""
         for i in (lanes & self.on[:, 0]).nonzero()[:, 0].tolist():
-            value = "not finite in its gradient" if loss[i].isfinite() else {True: "NaN"}.get(bool(loss[i].isnan()), "infinite")
+            value = "NaN" if loss[i].isnan() else "infinite" if loss[i].isinf() else "not finite in its gradient"
             self.notes.append(f"{self.lanes.name(i)} stopped at step {self.step}: loss is {value}")
         self.on = self.on & ~lanes[:, None]
 
@@ -134,6 +134,8 @@ def _nest(plain: dict[str, Any], path: str, tensors: dict[str, Tensor]) -> dict[
     """The inverse of `_flatten`."""
 
     def back(key: str, value: Any) -> Any:
-        return _nest(value, f"{path}/{key}", tensors) if isinstance(value, dict) else tensors[f"{path}/{key}"].clone() if value is None else value
+        if isinstance(value, dict):
+            return _nest(value, f"{path}/{key}", tensors)
+        return tensors[f"{path}/{key}"].clone() if value is None else value
 
     return {key: back(key, value) for key, value in plain.items()}

@@ -47,7 +47,8 @@ def probe(world: World, lanes_rand: Callable[..., Tensor], behaviour: Callable[[
     for t in range(world.horizon):
         obs = world.observe(state)
         kept = torch.where(live[..., None], obs, kept)
-        state, _, terminated, truncated = world.step(state, behaviour(obs).sample(lanes_rand(n, world.actions.noise)), lanes_rand(n, world.step_noise))
+        action = behaviour(obs).sample(lanes_rand(n, world.actions.noise))
+        state, _, terminated, truncated = world.step(state, action, lanes_rand(n, world.step_noise))
         live = live & ~terminated & ~truncated & (t + 1 <= moment)
         if not bool(live.any()):
             break

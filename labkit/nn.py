@@ -1,6 +1,7 @@
 """Networks of all lanes at once: one matrix of parameters, one optimiser step."""
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -28,7 +29,7 @@ class Net:
         """rand(n) -> (L, n) in [0, 1). Weights start uniform in +-sqrt(3/fan-in), the last layer's times `head`."""
         self.sizes, self.free = tuple(sizes), free
         parts: list[Tensor] = []
-        for i, o in zip(sizes, sizes[1:], strict=False):
+        for i, o in pairwise(sizes):
             unit = rand(i * o)
             scale = math.sqrt(3 / i) * (head if len(parts) == 2 * len(sizes) - 4 else 1.0)
             parts += [(2 * unit - 1) * scale, torch.zeros_like(unit[:, :o])]
@@ -39,7 +40,7 @@ class Net:
 
     def layers(self, theta: Tensor) -> list[Tensor]:
         """Split theta (L, P) into w (L, i, o), b (L, 1, o) of each layer, then the free part (L, free)."""
-        shapes = [s for i, o in zip(self.sizes, self.sizes[1:], strict=False) for s in ((i, o), (1, o))]
+        shapes = [s for i, o in pairwise(self.sizes) for s in ((i, o), (1, o))]
         parts = theta.split([a * b for a, b in shapes] + [self.free], 1)
         return [p.view(-1, *s) for p, s in zip(parts, shapes, strict=False)] + [parts[-1]]
 

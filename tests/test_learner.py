@@ -54,7 +54,8 @@ def test_an_infinite_loss_is_called_infinite():
 def test_where_holds_a_lane_back():
     made = learner()
     start = made.nets["pi"].theta.detach().clone()
-    made.descend("pi", made.policy(made.rand(5, 3)).entropy().mean(1), torch.full((4, 1), 0.1), where=torch.tensor([True, False, True, True]))
+    loss = made.policy(made.rand(5, 3)).entropy().mean(1)
+    made.descend("pi", loss, torch.full((4, 1), 0.1), where=torch.tensor([True, False, True, True]))
     assert torch.equal(made.nets["pi"].theta[1], start[1]) and not torch.equal(made.nets["pi"].theta[0], start[0])
 
 

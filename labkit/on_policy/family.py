@@ -1,8 +1,9 @@
 """One loop: collect, value, advantage, surrogate, improve. Its bases: reinforce, a2c, ppo."""
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from copy import copy
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +30,10 @@ class Batch:
     terminated: Tensor  # bool: the episode is over, nothing follows
     truncated: Tensor  # bool: only the clock ran out
     next_obs: Tensor  # (L, T, E, n), of the same episode
-    value: Tensor = cast(Tensor, None)  # the critic at obs and at next_obs; these four are filled in by `judge`
-    next_value: Tensor = cast(Tensor, None)
-    adv: Tensor = cast(Tensor, None)
-    target: Tensor = cast(Tensor, None)  # what the critic is fitted to
+    value: Tensor = field(init=False)  # the critic at obs and at next_obs; these four are filled in by `judge`
+    next_value: Tensor = field(init=False)
+    adv: Tensor = field(init=False)
+    target: Tensor = field(init=False)  # what the critic is fitted to
     info: dict[str, Tensor] = field(default_factory=dict)  # numbers (L,) that a slot wants in the metrics
 
     @property
@@ -54,7 +55,10 @@ class Batch:
         def each(value: Any) -> Any:
             return change(value) if isinstance(value, Tensor) else value.map(change) if isinstance(value, Policy) else value
 
-        return Batch(**{f.name: each(getattr(self, f.name)) for f in fields(self)})
+        twin = copy(self)
+        for name, value in vars(self).items():
+            setattr(twin, name, each(value))
+        return twin
 
 
 @dataclass(frozen=True)
@@ -187,8 +191,8 @@ def batch_of(learner: Learner, obs: Tensor, action: Tensor, **rest: Any) -> Batc
 def _finite_rewards(world: World, learner: Learner, reward: Tensor) -> None:
     bad = ~reward.isfinite().flatten(1).all(1) & learner.on[:, 0]
     if bool(bad.any()):
-        lane = int(bad.nonzero()[0])
-        raise LabError(f"{world.key} gave a reward that is not finite to {learner.lanes.name(lane)} before step {learner.step}; mend the world.")
+        name = learner.lanes.name(int(bad.nonzero()[0]))
+        raise LabError(f"{world.key} gave a reward that is not finite to {name} before step {learner.step}; mend the world.")
 
 
 # value

@@ -52,11 +52,9 @@ def ppo_rows(repeats: int, share: float) -> list[Row]:
     """Seconds per 100,000-step run, from a `share` of such a run."""
     steps = int(STEPS * share)
     theirs = cpu(lambda: train_sb3(steps), repeats) / share
-    return [
-        Row(f"PPO CartPole, {lanes} lanes", "CPU-s per 100,000 steps of a lane", cpu(lambda n=lanes: train(n, steps), repeats) / lanes / share,
-            "Stable-Baselines3", theirs)
-        for lanes in (1, 8, 64)
-    ]
+    ours = {lanes: cpu(lambda n=lanes: train(n, steps), repeats) / lanes / share for lanes in (1, 8, 64)}
+    unit = "CPU-s per 100,000 steps of a lane"
+    return [Row(f"PPO CartPole, lanes: {lanes}", unit, seconds, "Stable-Baselines3", theirs) for lanes, seconds in ours.items()]
 
 
 def first_curve() -> Row:
@@ -96,7 +94,8 @@ def step_minigrid(steps: int) -> None:
 def grid_row(repeats: int) -> Row:
     """Seconds per million steps."""
     ours = cpu(lambda: step_grid(64, 64, 100), repeats) / (4096 * 100) * 1e6
-    return Row("FourRooms, 4,096 at once", "CPU-s per million steps", ours, "minigrid", cpu(lambda: step_minigrid(2000), repeats) / 2000 * 1e6)
+    theirs = cpu(lambda: step_minigrid(2000), repeats) / 2000 * 1e6
+    return Row("FourRooms, 4,096 at once", "CPU-s per million steps", ours, "minigrid", theirs)
 
 
 def solver_row(repeats: int) -> Row:
