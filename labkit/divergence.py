@@ -219,7 +219,7 @@ def _matched(x: Tensor, p: Tensor, y: Tensor, q: Tensor) -> Tensor:
     """integral of (F^-1(u) - G^-1(u))^2 du, (...), for masses p (..., N) at sorted x and q (..., M) at sorted y."""
     ends = [m.cumsum(-1)[..., :-1] for m in (p, q)]
     zero = torch.zeros_like(p[..., :1])
-    cuts = torch.cat([zero, torch.cat(ends, -1).clamp(0, 1).sort(-1).values, zero + 1], -1)
+    cuts = torch.cat([zero, torch.cat(ends, -1).sort(-1).values, zero + 1], -1)
     middle = 0.5 * (cuts[..., 1:] + cuts[..., :-1]).detach()
     a, b = (z.gather(-1, torch.searchsorted(e.detach().contiguous(), middle)) for z, e in zip((x, y), ends, strict=True))
     return ((a - b).square() * cuts.diff()).sum(-1)
@@ -234,18 +234,17 @@ def _one_dimension(p: Gaussian, name: str) -> None:
 
 
 def _normal_tv(p: Gaussian, q: Gaussian) -> Tensor:
-    """P(z in [low, high]) under the narrower less that under the wider, where their densities cross; (..., 1) -> (...)."""
-    swap = p.log_std > q.log_std
+    """P(z in [near, far]) under the narrower less that under the wider, where their densities cross; (..., 1) -> (...)."""
     log_s = -(p.log_std - q.log_std).abs()  # of the narrower against the wider
-    gap = torch.where(swap, -1.0, 1.0) * (p.mean - q.mean) * (-torch.maximum(p.log_std, q.log_std)).exp()
+    gap = (p.mean - q.mean).abs() * (-torch.maximum(p.log_std, q.log_std)).exp()
     equal = (log_s == 0) & (gap == 0)
     gap = torch.where(equal, 1.0, gap)
-    s, w, sign = log_s.exp(), -torch.expm1(2 * log_s), torch.where(gap < 0, -1.0, 1.0)
-    reach = s * gap.abs() + (gap * gap - 2 * w * log_s).sqrt()
-    near = -sign * (gap * gap - 2 * log_s) / reach  # roots of w z^2 - 2 s gap z = gap^2 - 2 log s, without cancellation
-    far = sign * torch.where(w > 0, reach / torch.where(w > 0, w, 1.0), 1e9)
-    inside = [(torch.special.ndtr(f) - torch.special.ndtr(n)).abs() for f, n in ((far, near), (s * far + gap, s * near + gap))]
-    return torch.where(equal, 0.0, inside[0] - inside[1])[..., 0]
+    s, w = log_s.exp(), -torch.expm1(2 * log_s)
+    reach = s * gap + (gap * gap - 2 * w * log_s).sqrt()
+    near = -(gap * gap - 2 * log_s) / reach  # roots of w z^2 - 2 s gap z = gap^2 - 2 log s, without cancellation
+    far = torch.where(w > 0, reach / torch.where(w > 0, w, 1.0), 1e9)
+    narrow, wide = (torch.special.ndtr(b) - torch.special.ndtr(a) for a, b in ((near, far), (s * near + gap, s * far + gap)))
+    return torch.where(equal, 0.0, narrow - wide)[..., 0]
 
 
 def _mean_softplus(p: Gaussian, q: Gaussian) -> Tensor:
