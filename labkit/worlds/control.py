@@ -4,7 +4,7 @@ import math
 import torch
 from torch import Tensor
 
-from labkit.worlds import register
+from labkit.worlds.registry import register
 from labkit.worlds.world import Continuous, Discrete, State, World
 
 TURN = 2 * math.pi

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from labkit.errors import LabError
-from labkit.worlds import register
+from labkit.worlds.registry import register
 from labkit.worlds.world import Discrete, State, World
 
 DENSE = 1000  # states up to which a table of outcomes becomes a dense P

@@ -15,24 +15,24 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from labkit import worlds
 from labkit.errors import LabError
+from labkit.worlds import registry
 from labkit.worlds.world import Continuous, Discrete, State, World
 
 NAMESPACE = "DriftLab/"
 
 
 def register_all() -> None:
-    """Enter every world of `worlds.names()` in Gymnasium's registry; again after new worlds were registered."""
-    for key in worlds.names():
+    """Enter every world of `registry.names()` in Gymnasium's registry; again after new worlds were registered."""
+    for key in registry.names():
         if NAMESPACE + key not in gymnasium.registry:
             module = "labkit.worlds.gym:"
             gymnasium.register(NAMESPACE + key, module + "DriftEnv", vector_entry_point=module + "DriftVectorEnv", kwargs={"world": key})
 
 
 def spaces_of(world: World) -> tuple[spaces.Box, spaces.Discrete | spaces.Box]:
-    """Gymnasium's observation and action space. Bounds: the world's `obs_low`, `obs_high` where it has them; actions -1 to 1."""
-    bounds = (getattr(world, "obs_low", -np.inf), getattr(world, "obs_high", np.inf))
+    """Gymnasium's observation and action space. Bounds: `obs_low`, `obs_high`; actions -1 to 1."""
+    bounds = (world.obs_low, world.obs_high)
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), world.obs_size) for bound in bounds)
     seen = spaces.Box(low.copy(), high.copy(), dtype=np.float32)
     if isinstance(world.actions, Discrete):
@@ -44,7 +44,7 @@ class Stepper:
     """What the two environments below share: one lane of a world with n environments, fed by NumPy's noise."""
 
     def __init__(self, key: str, n: int, options: dict[str, Any]) -> None:
-        self.world, self.n = worlds.make(key, **options), n
+        self.world, self.n = registry.make(key, **options), n
         self.state: State = {}
 
     def noise(self, rng: np.random.Generator, size: int) -> Tensor:

@@ -1,10 +1,10 @@
 """MiniGrid in batched torch: seven layouts, three views, exact tables, MiniGrid's own pictures."""
 from inspect import signature
 
-from labkit.worlds import register
 from labkit.worlds.grid import layouts
 from labkit.worlds.grid.table import StateTable, enumerate_states, exact_return, optimal_return
 from labkit.worlds.grid.world import GridWorld
+from labkit.worlds.registry import register
 
 __all__ = ["GridWorld", "StateTable", "enumerate_states", "exact_return", "optimal_return"]
 

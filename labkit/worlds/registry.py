@@ -1,0 +1,34 @@
+"""The one namespace of worlds: each enters itself under its key."""
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from labkit.errors import LabError
+from labkit.worlds.world import World
+
+_MAKERS: dict[str, Callable[..., World]] = {}
+
+
+def register(key: str) -> Callable[[Callable[..., World]], Callable[..., World]]:
+    """Enter a maker (a class or a function that returns a World) under its key."""
+
+    def enter(maker: Callable[..., World]) -> Callable[..., World]:
+        _MAKERS[key] = maker
+        return maker
+
+    return enter
+
+
+def names() -> list[str]:
+    """Every world that `make` knows, sorted."""
+    return sorted(_MAKERS)
+
+
+def make(key: str, **options) -> World:
+    """The world called `key`; options go to its maker. LabError for an unknown name or option."""
+    if key not in _MAKERS:
+        near = get_close_matches(key, _MAKERS, 1)
+        raise LabError(f"There is no world {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}."))
+    try:
+        return _MAKERS[key](**options)
+    except TypeError as error:
+        raise LabError(f"World {key!r} does not take these options: {error}.") from error
