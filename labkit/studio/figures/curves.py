@@ -72,11 +72,12 @@ def learning_curve(record: Record, point: int | None = None, curve: str = "retur
     data = [_line(record, curve, p, faint=True) for p in faint]
     said, ends = [], []
     for p in points:
+        name = setting_name(record, p)
         centre, low, high = summary(record, curve, p)
         data += [*_spread(record, curve, p, low, high), _line(record, curve, p)]
         t = last(centre)
         ends.append((p, t, centre))
-        said.append(f"{setting_name(record, p)}: {centre[t]:.3g}, 95% interval {low[t]:.3g} to {high[t]:.3g}")
+        said.append(f"{name}: {centre[t]:.3g}, 95% interval {low[t]:.3g} to {high[t]:.3g}")
     whose = f"{record.algorithm} in {record.world} over {len(record.lanes.seeds)} seeds"
     text = f"{title(curve)} of {whose}, at its end. {'; '.join(said)}."
     return figure(data + _ends(record, ends), text, xaxis=_named(STEPS), yaxis=_named(title(curve)), margin={"r": 110})
