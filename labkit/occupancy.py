@@ -55,7 +55,6 @@ def visits(table: StateTable) -> Callable[[Tensor], Tensor]:
 
     def where(pi: Tensor) -> Tensor:
         chance = pi.new_zeros(len(pi), int(pair.max()) + 2).index_add_(1, pair.flatten(), pi.flatten(1))
-        chance[:, 0] = 0.0  # pair 0 gathers the actions that end the episode
         weight = chance.T[arrivals].contiguous()  # (P, S, L): lanes last, so that gathering copies whole rows
         here = table.mu.to(pi)[:, None].repeat(1, len(pi))
         total = here.clone()
@@ -70,8 +69,8 @@ def visits(table: StateTable) -> Callable[[Tensor], Tensor]:
 
 
 def _moves(table: StateTable) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs (from, to) that some action joins, numbered from 1 by `to`: pair (S, A) of each action, 0 where it ends;
-    then for every state its P predecessors (P, S) and the pairs by which they arrive (P, S), padded with an unused pair."""
+    """The pairs (from, to) that some action joins, numbered from 1 by `to`: pair (S, A) of each action, 0 where it ends, which
+    nobody reads. For every state its P predecessors (P, S) and the pairs by which they arrive (P, S), padded with an unused pair."""
     size = len(table.mu)
     start = torch.arange(size)[:, None]
     names = torch.where(table.done, -1, table.next * size + start)

@@ -348,9 +348,22 @@ def test_a_world_that_answers_is_solved_and_judged_anew():
     method = replace(policy_iteration, respond=against)
     first, second = run(method, world, 2)
     harsher = against(method, world.mdp, first.learner, None)
+    torch.testing.assert_close(second.learner.memory["q"], values(harsher, first.learner.memory["log_pi"].exp())[0])
     torch.testing.assert_close(second.metrics["return"], expected_return(harsher, second.learner.memory["log_pi"].exp()))
     best = run(policy_iteration, sampled(harsher), 20)[-1].metrics["return"]
     torch.testing.assert_close(second.metrics["gap"], best - second.metrics["return"], rtol=0, atol=1e-9)
+
+
+def test_a_learner_plans_in_the_world_it_knows_and_is_judged_in_the_one_there_is():
+    def mistaken(algo, mdp, learner, k):
+        return replace(mdp, r=-mdp.r)
+
+    world = garnets(3)
+    last = run(replace(policy_iteration, explore=mistaken), world, 8)[-1]
+    worst = run(policy_iteration, sampled(mistaken(None, world.mdp, None, None)), 8)[-1]
+    torch.testing.assert_close(last.metrics["return"], -worst.metrics["return"], rtol=0, atol=1e-9)
+    best = run(policy_iteration, world, 8)[-1].metrics["return"]
+    torch.testing.assert_close(last.metrics["gap"], best - last.metrics["return"], rtol=0, atol=1e-9)
 
 
 # bad input
@@ -383,6 +396,6 @@ def test_a_lane_that_overflows_is_stopped_and_its_neighbour_is_not():
     last = list(itertools.islice(value_iteration.run(world, Lanes((0, 1))), 8))[-1].learner
     assert last.on[:, 0].tolist() == [False, True]
     assert "lane 0 (seed 0) stopped" in last.notes[0]
-    assert last.memory["log_pi"].isfinite().all()
+    assert last.memory["log_pi"].isfinite().all() and last.memory["q"].isfinite().all()
     alone = run(value_iteration, garnets(2), 8)[-1].learner
     assert torch.equal(last.memory["log_pi"][1], alone.memory["log_pi"][1])
