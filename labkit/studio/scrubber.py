@@ -12,9 +12,10 @@ import plotly.graph_objects as go
 import torch
 import traitlets as tr
 
+from labkit import stats
 from labkit.errors import LabError
 from labkit.record import Record
-from labkit.studio.figures.curves import ENOUGH, curve_of, learning_curve, setting_name, summary, title
+from labkit.studio.figures.curves import curve_of, learning_curve, setting_name, summary, title
 from labkit.studio.figures.frame import alt
 from labkit.studio.figures.grid import Floor, directions, grid_arrows, masses, moments
 
@@ -116,15 +117,15 @@ def _about(record: Record, floor: Floor | None, curves: Sequence[str], times: to
         "names": [setting_name(record, p) for p in range(len(record.lanes.points))],
         "seeds": list(record.lanes.seeds),
         "curves": [title(name) for name in curves],
-        "band": len(record.lanes.seeds) >= ENOUGH,
+        "band": len(record.lanes.seeds) >= stats.FEW,
         "floor": plan,
     }
 
 
 def pack_curves(record: Record, curves: Sequence[str], times: torch.Tensor) -> bytes:
     """(K, P, 3, T) IQM, low and high, then (K, P, N, T) every seed, little-endian float32."""
-    points, chosen = range(len(record.lanes.points)), times.numpy()
-    middle = np.array([[np.stack(summary(record, name, p))[:, chosen] for p in points] for name in curves])
+    points = range(len(record.lanes.points))
+    middle = np.array([[summary(record, name, p, times) for p in points] for name in curves])
     seeds = np.array([[curve_of(record, name)[times, record.setting(p)].T.float().numpy() for p in points] for name in curves])
     return middle.astype("<f4").tobytes() + seeds.astype("<f4").tobytes()
 

@@ -12,7 +12,6 @@ from labkit.record import Record
 from labkit.studio.figures.frame import animate, figure
 from labkit.studio.theme import INK, rgba, style
 
-ENOUGH = 10  # seeds from which an interval is drawn; fewer are drawn one by one
 STEPS = "environment steps per seed"
 NATS = ("kl", "js", "renyi", "entropy")
 
@@ -37,12 +36,12 @@ def setting_name(record: Record, point: int) -> str:
     return ", ".join(f"{k}={v:g}" for k, v in points[point].items()) or record.algorithm
 
 
-def summary(record: Record, name: str, point: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def summary(record: Record, name: str, point: int, times: Tensor | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """IQM over seeds of one setting's curve and its 95% interval: centre, low, high, each (T,) float32.
 
-    NaN at moments when some seed has no value yet, such as a return before the first episode has ended.
+    times: only at these moments. NaN at moments when some seed has no value yet, such as a return before the first episode has ended.
     """
-    values = curve_of(record, name)[:, record.setting(point)]
+    values = curve_of(record, name)[slice(None) if times is None else times, record.setting(point)]
     known = values.isfinite().all(1)
     out = np.full((3, len(values)), np.nan, np.float32)
     if known.any():
@@ -93,7 +92,7 @@ def _spread(record: Record, curve: str, p: int, low: np.ndarray, high: np.ndarra
     """The interval as a band, or one thin line per seed where there are too few seeds for one."""
     steps, colour = record.steps.numpy(), style(p)["color"]
     quiet = {"hoverinfo": "skip", "name": setting_name(record, p)}
-    if len(record.lanes.seeds) < ENOUGH:
+    if len(record.lanes.seeds) < stats.FEW:
         seeds = curve_of(record, curve)[:, record.setting(p)].T.float().numpy()
         return [go.Scatter(x=steps, y=y, mode="lines", line={"color": rgba(colour, 0.45), "width": 0.8}, **quiet) for y in seeds]
     known = np.isfinite(low)
