@@ -231,7 +231,7 @@ def test_reading_while_it_trains_gives_whole_rows():
         if one.moments:
             now = one.record()
             assert {len(now.steps)} == {len(rows) for rows in (now.curves | now.fields).values()}
-            assert one.part(len(now.steps) - 1, len(now.steps), "v").fields["v"].equal(now.fields["v"][-1:])
+            assert one.part(len(now.steps) - 1, len(now.steps)).fields["v"].equal(now.fields["v"][-1:])
             counts.add(len(now.steps))
         time.sleep(0.002)
     assert len(counts) > 1 and len(one.record().steps) == 25

@@ -1,0 +1,425 @@
+"""The Drift Explorer: choose a world, a method and its knobs; train live; scrub through time; compare; share a link."""
+import html
+import io
+import tempfile
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import panel as pn
+import param
+import plotly.graph_objects as go
+import plotly.io
+
+from labkit import store, worlds
+from labkit.divergence import DIVERGENCES
+from labkit.errors import LabError
+from labkit.lanes import Knob
+from labkit.studio import figures, study
+from labkit.studio.gallery import Gallery, View
+from labkit.studio.live import LiveRun
+from labkit.studio.study import Settings
+
+RATE = 8  # looks at the run a second
+KEEP = 8  # runs that a session keeps
+NOTCHES = 40  # positions of a knob's slider
+CAMERA = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "drift"},
+          "modeBarButtonsToRemove": ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]}  # fmt: skip
+LINK = ["world", "layout", "algorithm", "knobs", "seeds", "updates", "setting", "seed", "moment",
+        "reference", "divergence", "states", "versus", "theme"]  # fmt: skip
+
+LAYOUTS = {"another one every episode": -1} | {f"fixed, number {i}": i for i in range(10)}
+TITLES = {"return": "Return", "drift": "Drift", "floor": "Where the policy goes", "floor B": "Where the policy of B goes",
+          "frontier": "What the return costs in drift"}  # fmt: skip
+SWITCH = "const d = document.documentElement.dataset; d.theme = d.theme === 'dark' ? 'light' : 'dark'; told.value = d.theme"
+REFERENCES = {"the start": "start", "the policy before": "previous", "the end": "end"}
+_files = Path(__file__).parent / "page"
+PAGE, CSS = (_files / "page.html").read_text(), (_files / "page.css").read_text()
+CARD, TEXT, INPUT = ((_files / name).read_text() for name in ("card.css", "text.css", "input.css"))
+WIDE: dict[str, Any] = {"sizing_mode": "stretch_width"}
+FIELD: dict[str, Any] = WIDE | {"stylesheets": [INPUT], "margin": (4, 6, 6, 0)}
+BARE: dict[str, Any] = WIDE | {"margin": 0}
+
+DRAWERS = ThreadPoolExecutor(1, "drawing")
+
+pn.extension("plotly", notifications=False)
+
+
+# ---- pictures of a run -------------------------------------------------------------------------------------------
+
+
+def notches(knob: Knob) -> list[float]:
+    """Positions of a knob's slider: whole numbers where all are, else even steps, or even ratios over wide ranges."""
+    low, high = knob.low, knob.high
+    if all(float(v).is_integer() for v in (low, high, knob.default)) and 1 < high - low <= NOTCHES:
+        return [float(v) for v in range(int(low), int(high) + 1)]
+    line = np.geomspace(low, high, NOTCHES) if low > 0 and high / low >= 30 else np.linspace(low, high, NOTCHES)
+    inner = {float(f"{v:.2g}") for v in line[1:-1]}
+    return sorted({low, high, knob.default, *(v for v in inner if low < v < high)})
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------
+
+
+class Explorer(pn.viewable.Viewer):
+    """One visitor's session. What LINK names is all that a link carries; runs live in threads and are looked at from here."""
+
+    world = param.String("control.cartpole")
+    layout = param.Integer(0)
+    algorithm = param.String("ppo")
+    knobs = param.String("")
+    seeds = param.Integer(5)
+    updates = param.Integer(60)
+    setting = param.Integer(-1, doc="which setting is looked at; -1: all")
+    seed = param.Integer(-1, doc="whose picture is drawn; -1: all seeds together")
+    moment = param.Integer(-1, doc="where the scrubber stands; -1: at the latest moment")
+    reference = param.String("start")
+    divergence = param.String("kl")
+    states = param.String("")
+    versus = param.String("", doc="the run to compare with, as str(Settings)")
+    theme = param.String("")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.runs: dict[str, LiveRun] = {}  # by str(Settings), the latest last
+        self.shown: LiveRun | None = None
+        self.gallery = Gallery()
+        self.drawn: tuple = ()
+        self.drawing: Future[dict[str, go.Figure]] | None = None
+        self.said = ("Choose what to train, then press Train.", False)
+        self._build_controls()
+        self._build_view()
+        self.param.watch(self._guard(self._changed), LINK)
+        self._guard(self._changed)()
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def _select(self, name: str, label: str, options: Any, **more: Any) -> pn.widgets.Select:
+        """A menu joined to a parameter."""
+        value = getattr(self, name)
+        choices = options if value in (options.values() if isinstance(options, dict) else options) else [value, *options]
+        menu = pn.widgets.Select(name=label, options=choices, value=value, **FIELD, **more)
+        menu.link(self, value=name, bidirectional=True)
+        return menu
+
+    def _button(self, name: str, act: Callable[[], None], **more: Any) -> pn.widgets.Button:
+        button = pn.widgets.Button(name=name, **FIELD, **more)
+        button.on_click(lambda event: self._guard(act)())
+        return button
+
+    @staticmethod
+    def _text(words: str = "") -> pn.pane.HTML:
+        return pn.pane.HTML(words, stylesheets=[TEXT], **WIDE, margin=(4, 0))
+
+    def _number(self, name: str, label: str, start: int, end: int) -> pn.widgets.IntInput:
+        field = pn.widgets.IntInput(name=label, value=getattr(self, name), start=start, end=end, **FIELD)
+        field.link(self, value=name, bidirectional=True)
+        return field
+
+    def _build_controls(self) -> None:
+        self.menus = {
+            "world": self._select("world", "World", worlds.names()),
+            "layout": self._select("layout", "Layout of the grid", LAYOUTS),
+            "algorithm": self._select("algorithm", "Method", [self.algorithm]),
+        }
+        self.card = self._text()
+        self.knob_box = pn.Column(**BARE)
+        self.status = self._text()
+        self.buttons = {
+            "train": self._button("Train", self.train, button_type="primary"),
+            "pause": self._button("Pause", self.pause),
+            "step": self._button("Step", self.step),
+            "stop": self._button("Stop", self.stop),
+        }
+        numbers = pn.Row(self._number("seeds", "Seeds", 1, 64), self._number("updates", "Updates", 1, 2000), **BARE)
+        train, *rest = self.buttons.values()
+        self.controls = pn.Column(
+            self._text("<h3>World</h3>"), self.menus["world"], self.menus["layout"],
+            self._text("<h3>Method</h3>"), self.menus["algorithm"], self.card,
+            self._text("<h3>Run</h3>"), numbers, train, pn.Row(*rest, **BARE), self.status,
+            self._text("<h3>Knobs</h3><p class=soft>Several values, such as 0.1, 0.2, are trained side by side.</p>"), self.knob_box,
+            **BARE,
+        )  # fmt: skip
+
+    def _build_view(self) -> None:
+        self.menus |= {
+            "setting": self._select("setting", "Setting", {"all": -1}),
+            "seed": self._select("seed", "Picture of", {"all seeds": -1}),
+            "reference": self._select("reference", "Drift from", REFERENCES),
+            "divergence": self._select("divergence", "measured by", list(DIVERGENCES)),
+            "states": self._select("states", "over", [self.states]),
+            "versus": self._select("versus", "Compare with", {"nothing": ""}),
+        }
+        self.slider = pn.widgets.IntSlider(name="Moment", start=0, end=1, disabled=True, show_value=False, **FIELD)
+        self.slider.param.watch(lambda event: self._scrub(event.new), "value")
+        self.when = pn.pane.HTML("", stylesheets=[TEXT], width=140, margin=(20, 0, 0, 12))
+        floors, curves = {"align": "center", "margin": 0}, BARE | {"height": 330}
+        self.panes = {name: pn.pane.Plotly(None, config=CAMERA, **(floors if "floor" in name else curves)) for name in TITLES}
+        self.notes = {name: self._text() for name in self.panes}
+        again = self.again = self._button("Run it again", self.train_versus, visible=False)
+        save = pn.widgets.FileDownload(label="Download the run", filename="run.zip", callback=self._guard(self.zipped), **FIELD)
+        draw = pn.widgets.FileDownload(label="Download the pictures", filename="drift.html", **FIELD)
+        draw.callback = self._guard(self.pictures_page)
+        self.cards = {name: self._card(name, title) for name, title in TITLES.items()}
+        menus = [self.menus[name] for name in ("reference", "divergence", "states", "setting", "seed", "versus")]
+        self.view = pn.Column(
+            self._box(pn.Row(self.slider, self.when, **BARE), pn.Row(*menus, again, **BARE)),
+            pn.Row(self.cards["return"], self.cards["drift"], **BARE),
+            pn.Row(self.cards["floor"], self.cards["floor B"], **BARE),
+            self.cards["frontier"],
+            pn.Row(save, draw, **BARE),
+            **BARE,
+        )
+        self.top = self._theme_switch()
+
+    def _theme_switch(self) -> pn.Row:
+        """The page switches its theme by itself, and says so through a field that is not shown."""
+        told = pn.widgets.TextInput(value=self.theme, visible=False)
+        told.link(self, value="theme")
+        switch = pn.widgets.Button(name="Light / dark", stylesheets=[INPUT], margin=0)
+        switch.js_on_click(args={"told": told}, code=SWITCH)
+        return pn.Row(switch, told, margin=0)
+
+    def _box(self, *parts: Any) -> pn.Column:
+        return pn.Column(*parts, stylesheets=[CARD], **WIDE, margin=(0, 16, 16, 0))
+
+    def _card(self, name: str, title: str) -> pn.Column:
+        return self._box(self._text(f"<h2>{title}</h2>"), self.panes[name], self.notes[name])
+
+    def _knob_row(self, name: str, knob: Knob) -> pn.Column:
+        """A slider that moves the last value, and a field that holds them all."""
+        values = study.read_knobs(self.knobs).get(name, (knob.default,))
+        places = sorted({*notches(knob), values[-1]})
+        slider = pn.widgets.DiscreteSlider(name=name, options={f"{v:g}": v for v in places}, value=values[-1], **FIELD)
+        field = pn.widgets.TextInput(value=", ".join(f"{v:g}" for v in values), width=104, stylesheets=[INPUT], margin=(24, 6, 6, 6))
+        field.param.watch(self._guard(lambda event: self._turn(name, event.new)), "value")
+        slider.param.watch(lambda event: self._slide(field, event.new), "value")
+        row = pn.Row(slider, field, **BARE)
+        return pn.Column(row, self._text(f"<p class=soft>{html.escape(knob.doc)}</p>"), **WIDE, margin=(0, 0, 10, 0))
+
+    # ---- settings ------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What the controls say. LabError where they cannot be read."""
+        return Settings(self.world, self.algorithm, study.read_knobs(self.knobs), self.seeds, self.updates, self.layout)
+
+    @staticmethod
+    def _slide(field: pn.widgets.TextInput, value: float) -> None:
+        """A knob's slider was moved: it sets the last of its values."""
+        field.value = ", ".join([*str(field.value).split(", ")[:-1], f"{value:g}"])
+
+    def _turn(self, name: str, text: str) -> None:
+        """A knob's field was edited."""
+        values = study.read_knobs(f"{name}={text.replace(' ', '').strip(',')}")
+        default = (study.methods()[self.algorithm].knobs[name].default,)
+        others = {k: v for k, v in study.read_knobs(self.knobs).items() if k != name}
+        self.own_edit = True
+        self.knobs = study.write_knobs(others | ({} if values[name] == default else values))
+        self.own_edit = False
+
+    own_edit = False
+
+    def _changed(self, *events: Any) -> None:
+        """Settings changed, here or in the link: bring menus and knobs in step, and show the run if there is one."""
+        changed = {event.name for event in events} or set(LINK)
+        self.menus["layout"].visible = self.world.startswith("grid.")
+        if changed & {"world", "layout"}:
+            self._fit()
+        if changed & {"world", "layout", "algorithm"} or ("knobs" in changed and not self.own_edit):
+            self._lay_out_knobs()
+        self.shown = self.runs.get(str(self.settings), self.shown)
+        self._list_runs()
+        self.said = ("", False)
+
+    def _fit(self) -> None:
+        """Offer the methods and the states that go with the world."""
+        fitting, states = study.fitting(self.world, self.layout), study.state_choices(self.world, self.layout)
+        self.menus["algorithm"].options, self.menus["states"].options = fitting, states
+        self.algorithm = self.algorithm if self.algorithm in fitting else "ppo" if "ppo" in fitting else fitting[0]
+        self.states = self.states if self.states in states else states[0]
+
+    def _lay_out_knobs(self) -> None:
+        methods = study.methods()
+        if self.algorithm not in methods:
+            raise LabError(f"There is no method {self.algorithm!r}; choose one of {', '.join(methods)}.")
+        method = methods[self.algorithm]
+        unknown = study.read_knobs(self.knobs).keys() - method.knobs.keys()
+        if unknown:
+            self.knobs = study.write_knobs({k: v for k, v in study.read_knobs(self.knobs).items() if k not in unknown})
+        self.card.object = f"<p class=soft>{html.escape(method.paper.lesson)}</p>"
+        self.knob_box[:] = [self._knob_row(name, knob) for name, knob in reversed(method.knobs.items())]
+
+    def _list_runs(self) -> None:
+        """Bring the menus of settings, seeds and runs in step with the run that is shown."""
+        lanes = self.shown.lanes if self.shown else None
+        names = [", ".join(f"{k}={v:g}" for k, v in point.items()) for point in lanes.points] if lanes else []
+        self._offer("setting", {"all": -1} | {name: i for i, name in enumerate(names) if name})
+        self._offer("seed", {"all seeds": -1} | {f"seed {s}": i for i, s in enumerate(lanes.seeds if lanes else ())})
+        self._offer("versus", {"nothing": ""} | {text: text for text in reversed(self.runs)})
+
+    def _offer(self, name: str, options: dict[str, Any]) -> None:
+        """Set a menu's options; what a link asks for stays, though it is not there yet."""
+        value = getattr(self, name)
+        if value not in options.values():
+            options = options | {f"{value}" if name == "versus" else f"number {value}": value}
+        if self.menus[name].options != options:
+            self.menus[name].param.update(options=options, value=value)
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Begin a run of these settings, or go on with it."""
+        text = str(self.settings)
+        run = self.runs.get(text)
+        if run is None or run.over:
+            run = self._begin(self.settings)
+        self.shown, self.moment = run, -1
+        run.start()
+        self._list_runs()
+
+    def _begin(self, settings: Settings) -> LiveRun:
+        run = settings.begin()
+        for other in self.runs.values():
+            other.pause()
+        self.runs.pop(str(settings), None)
+        self.runs[str(settings)] = run
+        for text in [t for t, r in self.runs.items() if r is not self.shown and t != self.versus][: max(0, len(self.runs) - KEEP)]:
+            self.runs.pop(text).stop()
+        return run
+
+    def pause(self) -> None:
+        """Pause the shown run, or let it go on."""
+        if self.shown:
+            (self.shown.pause if self.shown.state == "running" else self.shown.resume)()
+
+    def step(self) -> None:
+        """Exactly one update."""
+        if self.shown is None or str(self.settings) not in self.runs or self.shown.over:
+            self.shown = self._begin(self.settings)
+            self._list_runs()
+        self.moment = -1
+        self.shown.step()
+
+    def stop(self) -> None:
+        """End the shown run."""
+        if self.shown:
+            self.shown.stop()
+
+    def train_versus(self) -> None:
+        """Run again what the link compares with."""
+        self._begin(Settings.read(self.versus)).start()
+        self._list_runs()
+
+    def close(self) -> None:
+        """End all runs of the session."""
+        for run in self.runs.values():
+            run.stop()
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    @property
+    def view_now(self) -> View:
+        """What is looked at."""
+        return View(self.setting, self.seed, self.moment, self.reference, self.divergence, self.states)
+
+    def pictures(self) -> dict[str, go.Figure]:
+        """All figures of the shown run as it stands now. LabError where there is none."""
+        if self.shown is None or not self.shown.moments:
+            raise LabError("There is nothing to show yet; press Train first.")
+        text = next(text for text, run in self.runs.items() if run is self.shown)
+        other = (Settings.read(self.versus), self.runs[self.versus]) if self.versus in self.runs else None
+        return self.gallery.pictures((Settings.read(text), self.shown), self.view_now, other)
+
+    def zipped(self) -> io.BytesIO:
+        """The shown run as store.save writes it, in a zip."""
+        if self.shown is None:
+            raise LabError("There is nothing to download yet; press Train first.")
+        data = io.BytesIO()
+        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(store.save(self.shown.record(), Path(folder) / "run").iterdir()):
+                archive.write(path, f"run/{path.name}")
+        data.seek(0)
+        return data
+
+    def pictures_page(self) -> io.StringIO:
+        """The pictures as one page that needs nothing else."""
+        parts = [
+            plotly.io.to_html(fig, include_plotlyjs=i == 0, full_html=False, config=CAMERA) + f"<p>{html.escape(figures.alt(fig))}</p>"
+            for i, fig in enumerate(self.pictures().values())
+        ]
+        look = "body { font: 15px/1.5 system-ui, sans-serif; max-width: 900px; margin: 40px auto; color: #555 }"
+        head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Drift</title><style>{look}</style>"
+        return io.StringIO(f"{head}<h1>{html.escape(str(self.settings))}</h1>{''.join(parts)}")
+
+    def _scrub(self, moment: int) -> None:
+        self.moment = -1 if moment >= self.slider.end else moment
+
+    def _guard(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        """`act`, with a LabError shown in the status line."""
+
+        def guarded(*args: Any) -> Any:
+            try:
+                return act(*args)
+            except LabError as error:
+                self.said = (str(error), True)
+                self._report()
+
+        return guarded
+
+    def misread(self, values: dict[str, Any]) -> None:
+        """What to say where a link cannot be read."""
+        self.said = (f"The link's {', '.join(f'{k}={v}' for k, v in values.items())} cannot be read; the defaults are shown instead.", True)
+
+    def _report(self) -> None:
+        """Status line, progress and buttons."""
+        run, words, bad = self.shown, *self.said
+        state = run.state if run else "idle"
+        if run and not bad:
+            bad, words = state == "failed", run.error or self._sentence(run)
+        done = 100 * run.moments / run.updates if run else 0
+        self.status.object = (
+            f'<div class=bar role=progressbar aria-label=Progress aria-valuemin=0 aria-valuemax=100 aria-valuenow={done:.0f}>'
+            f'<i style="width:{done:.1f}%"></i></div>'
+            f'<p role=status class="soft{" bad" * bad}" data-state={state} data-updates={run.moments if run else 0}>{html.escape(words)}</p>'
+        )
+        again = run is not None and run is self.runs.get(str(self.settings)) and state in ("paused", "running")
+        self.buttons["train"].param.update(name="Resume" if again and state == "paused" else "Train", disabled=again and state == "running")
+        self.buttons["pause"].param.update(name="Resume" if state == "paused" else "Pause", disabled=state not in ("running", "paused"))
+        self.buttons["stop"].disabled = state not in ("running", "paused")
+        self.again.visible = bool(self.versus) and self.versus not in self.runs
+
+    def _sentence(self, run: LiveRun) -> str:
+        """Where the run stands."""
+        step = run.part(run.moments - 1, run.moments, fields=False).steps.item() if run.moments else 0
+        verb = {"running": "Training", "paused": "Paused", "done": "Done", "stopped": "Stopped", "idle": "Ready"}[run.state]
+        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in run.record().notes) if run.moments else ""
+        return f"{verb}: update {run.moments} of {run.updates}, {step:,} steps per seed, {len(run.lanes)} lanes.{notes}"
+
+    def look(self) -> None:
+        """Bring the page in step with the runs; called RATE times a second. Figures are drawn in another thread."""
+        self._report()
+        run, done = self.shown, self.drawing
+        if run and done and done.done():
+            self.drawing = None
+            self._guard(lambda: self._place(done.result(), run))()
+        other = self.runs.get(self.versus)
+        wanted = (run, run and run.moments, other, other and other.moments, self.view_now)
+        if run and run.moments and wanted != self.drawn and not self.drawing:
+            self.drawn, self.drawing = wanted, DRAWERS.submit(self.pictures)
+
+    def _place(self, pictures: dict[str, go.Figure], run: LiveRun) -> None:
+        """Put pictures on the page, each with its text alternative, and the scrubber in step."""
+        for name, pane in self.panes.items():
+            fig = pictures.get(name)
+            pane.object = fig
+            self.notes[name].object = f"<p class=soft>{html.escape(figures.alt(fig))}</p>" if fig else ""
+            self.cards[name].visible = fig is not None
+        last = max(1, run.moments - 1)
+        at = last if self.moment < 0 else min(self.moment, last)
+        self.slider.param.update(end=last, value=at, disabled=False)
+        self.when.object = f"<p>Step {run.part(at, at + 1, fields=False).steps[0].item():,}</p>"
+

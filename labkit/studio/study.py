@@ -1,0 +1,212 @@
+"""A run in words: all that decides it, the worlds and methods that go together, and the drift read from its record."""
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from labkit import worlds
+from labkit.divergence import DIVERGENCES
+from labkit.errors import LabError
+from labkit.lanes import Lanes
+from labkit.learner import Learner
+from labkit.meter import probe
+from labkit.paper import Algorithm, discover
+from labkit.policy import Categorical, Gaussian, Policy
+from labkit.record import Record
+from labkit.snapshot import Snapshot
+from labkit.studio.figures import Floor, floor, watch
+from labkit.studio.live import LiveRun
+from labkit.worlds.finite import FiniteWorld
+from labkit.worlds.grid import GridWorld, enumerate_states
+from labkit.worlds.world import Continuous, World
+
+MANY = 2000  # states up to which a world is watched state by state
+PROBES = 128  # states at which the policy is looked at in all other worlds
+SPACE = 128 * 2**20  # bytes that the pictures' data of one run may take
+REFERENCES = {"start": 0, "previous": -1, "end": -1}  # where the policy to compare with stands in the record
+EVERYWHERE, VISITED, PROBED = "every state alike", "where the policy goes", "states met at random"
+
+methods = cache(discover)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run: equal settings give equal runs, bit for bit.
+
+    layout: the seed of a grid's layout; -1 draws another one every episode. knobs: values to try, each a setting.
+    """
+
+    world: str = "control.cartpole"
+    algorithm: str = "ppo"
+    knobs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    seeds: int = 5
+    updates: int = 60
+    layout: int = 0
+
+    def __str__(self) -> str:
+        words = [self.algorithm, self.world, f"seeds={self.seeds}", f"updates={self.updates}"]
+        return " ".join([*words, *([f"layout={self.layout}"] if self.world.startswith("grid.") else []), *write_knobs(self.knobs).split()])
+
+    @classmethod
+    def read(cls, text: str) -> "Settings":
+        """The inverse of str. LabError where the text is something else."""
+        try:
+            algorithm, world, *rest = text.split()
+            pairs = dict(word.split("=") for word in rest)
+            numbers = {name: int(pairs.pop(name)) for name in ("seeds", "updates", "layout") if name in pairs}
+        except ValueError as error:
+            raise LabError(f"{text!r} does not describe a run; one looks like {str(cls())!r}.") from error
+        return cls(world, algorithm, read_knobs(" ".join(f"{name}={values}" for name, values in pairs.items())), **numbers)
+
+    def begin(self) -> LiveRun:
+        """A run with these settings, not yet started. LabError where they do not go together, or would fill the memory."""
+        if not 1 <= self.seeds <= 64:
+            raise LabError(f"A run takes 1 to 64 seeds; got {self.seeds}.")
+        world, fields = make(self.world, self.layout), watched(self.world, self.layout)
+        if self.algorithm not in (known := fitting(self.world, self.layout)):
+            raise LabError(f"There is no method {self.algorithm!r} for {self.world}; choose one of {', '.join(known)}.")
+        lanes = Lanes(tuple(range(self.seeds)), self.knobs)
+        size = self.updates * len(lanes) * field_bytes(self.world, self.layout)
+        if size > SPACE:
+            raise LabError(f"This run would keep {size >> 20} MiB, more than {SPACE >> 20}; take fewer seeds, values or updates.")
+        return LiveRun(methods()[self.algorithm], world, lanes, self.updates, fields=fields)
+
+
+def write_knobs(knobs: Mapping[str, tuple[float, ...]]) -> str:
+    """{"eps": (0.1, 0.2)} -> 'eps=0.1,0.2'"""
+    return " ".join(f"{name}={','.join(f'{v:g}' for v in values)}" for name, values in sorted(knobs.items()))
+
+
+def read_knobs(text: str) -> dict[str, tuple[float, ...]]:
+    """The inverse of `write_knobs`; a repeated value counts once. LabError where the text is something else."""
+    try:
+        pairs = [word.split("=") for word in text.split()]
+        return {name: tuple(dict.fromkeys(float(v) for v in values.split(","))) for name, values in pairs}
+    except ValueError as error:
+        raise LabError(f"The knobs {text!r} cannot be read; write them like 'eps=0.1,0.2 lr=0.003'.") from error
+
+
+# ---- what goes together ------------------------------------------------------------------------------------------
+
+
+@cache
+def make(key: str, layout: int) -> World:
+    """The world; a grid with the layout of that seed, or with a new one every episode where it is negative."""
+    world = worlds.make(key)
+    return worlds.make(key, layout_seed=layout) if isinstance(world, GridWorld) and layout >= 0 else world
+
+
+class _ResetError(Exception):
+    """The method has begun to act: it takes the world."""
+
+
+@cache
+def fitting(key: str, layout: int) -> list[str]:
+    """The methods that take a world: each is begun, and left as soon as it resets the world or gives a first snapshot."""
+
+    def reset(u: Tensor) -> None:
+        raise _ResetError
+
+    world = copy.copy(make(key, layout))
+    world.reset = reset  # type: ignore[method-assign, assignment]
+    return [name for name, algorithm in sorted(methods().items()) if _fits(algorithm, world)]
+
+
+def _fits(algorithm: Algorithm, world: World) -> bool:
+    try:
+        next(algorithm.run(world, Lanes()))
+    except _ResetError:
+        return True
+    except LabError:
+        return False
+    return True
+
+
+@cache
+def ground(key: str, layout: int) -> Floor | None:
+    """The floor of a world that is watched state by state, where it has one."""
+    try:
+        return None if listed(key, layout) is None else floor(make(key, layout))
+    except LabError:
+        return None
+
+
+# ---- what is recorded --------------------------------------------------------------------------------------------
+
+
+@cache
+def listed(key: str, layout: int) -> Tensor | None:
+    """Observations of all states (S, obs_size) of a world that is watched state by state: one of fewer than MANY."""
+    world = make(key, layout)
+    if isinstance(world, FiniteWorld):
+        return torch.eye(world.obs_size) if world.obs_size < MANY else None
+    if isinstance(world, GridWorld) and layout >= 0:
+        obs = enumerate_states(world).obs
+        return obs if len(obs) < MANY else None
+    return None
+
+
+@cache
+def watched(key: str, layout: int) -> dict[str, Callable[[Snapshot], Tensor]]:
+    """What to record for pictures and drift: the policy at every state and its occupancy, or at a sample of states."""
+    world = make(key, layout)
+    if listed(key, layout) is not None:
+        return watch(world)
+    obs = _sample(world)
+    return {"probe": lambda snapshot: torch.stack([v.detach() for v in vars(snapshot.learner.policy(obs)).values()], 2)}
+
+
+def _sample(world: World) -> Tensor:
+    """Observations (N, obs_size) met by acting at random."""
+
+    def anyhow(obs: Tensor) -> Policy:
+        if isinstance(world.actions, Continuous):
+            flat = obs.new_zeros(*obs.shape[:-1], world.actions.dim)
+            return Gaussian(flat, flat)
+        return Categorical(obs.new_zeros(*obs.shape[:-1], world.actions.n))
+
+    return probe(world, Learner(Lanes()).rand, anyhow, PROBES).obs[0]
+
+
+def field_bytes(key: str, layout: int) -> int:
+    """What the fields of one moment take in one lane."""
+    actions, states = make(key, layout).actions, listed(key, layout)
+    numbers = 2 * actions.dim if isinstance(actions, Continuous) else actions.n
+    return 4 * PROBES * numbers if states is None else 4 * len(states) * (numbers + 1)
+
+
+def state_choices(key: str, layout: int) -> list[str]:
+    """Over which states drift can be read there."""
+    return [PROBED] if listed(key, layout) is None else [VISITED, EVERYWHERE]
+
+
+def policies(record: Record) -> Policy:
+    """The recorded policies, fields (T, L, N, ...)."""
+    if "policy" in record.fields:
+        return Categorical(record.fields["policy"].clamp_min(1e-38).log())
+    parts = record.fields["probe"].unbind(3)
+    return Categorical(*parts) if len(parts) == 1 else Gaussian(*parts)
+
+
+@torch.no_grad()
+def with_drift(record: Record, reference: str, divergence: str, states: str) -> tuple[Record, str]:
+    """The record with one more curve, the drift of this triple, and the curve's name. LabError names what there is.
+
+    States: "where the policy goes" weights each by its occupancy at that moment; else all count alike.
+    """
+    for given, known in ((reference, REFERENCES), (divergence, DIVERGENCES)):
+        if given not in known:
+            raise LabError(f"There is no {given!r} to measure drift with; choose one of {', '.join(known)}.")
+    now = policies(record)
+    past = now.map(lambda v: torch.cat([v[:1], v[:-1]]) if reference == "previous" else v[[REFERENCES[reference]]].expand_as(v))
+    per_state = DIVERGENCES[divergence](past, now)
+    if states == VISITED:
+        where = record.fields["occupancy"]
+        value = (per_state * where).sum(-1) / where.sum(-1)
+    else:
+        value = per_state.mean(-1)
+    name = f"{divergence} from {reference}"
+    return replace(record, curves=record.curves | {name: value}), name
