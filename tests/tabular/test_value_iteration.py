@@ -1,13 +1,14 @@
 """value_iteration: contraction, the identities of exact planning, and what its check accepts and rejects."""
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from labkit import worlds
 from labkit.lanes import Lanes
-from labkit.tabular.family import policy_iteration
-from labkit.tabular.value_iteration import value_iteration
+from labkit.tabular.family import best_action, policy_iteration
+from labkit.tabular.value_iteration import check, value_iteration
 from labkit.worlds.finite import expected_return, occupancy, optimal, values
 
 
@@ -81,3 +82,29 @@ def test_occupancy_sums_to_one_and_pays_the_return():
         paid = (d[..., None] * pi * world.mdp.r).sum((1, 2)) / (1 - 0.9)
         torch.testing.assert_close(paid, expected_return(world.mdp, pi), rtol=0, atol=1e-9)
         torch.testing.assert_close(paid, s.metrics["return"], rtol=0, atol=1e-9)
+
+
+def test_the_claim_holds():
+    verdict = check()
+    assert verdict.held
+    assert 50 < verdict.low < verdict.value < verdict.high < 150
+
+
+def lazy(algo, known, learner, k):
+    """A sweep that goes half the way."""
+    q = learner.memory["q"]
+    return q + 0.5 * (value_iteration.evaluate(algo, known, learner, k) - q)
+
+
+def worst_action(algo, known, q, learner, k):
+    return best_action(-q)
+
+
+@pytest.mark.parametrize("arms", [
+    {"sweeper": replace(value_iteration, evaluate=lazy)},
+    {"sweeper": replace(value_iteration, improve=worst_action)},
+    {"leaper": replace(policy_iteration, improve=worst_action)},
+    {"sweeper": policy_iteration},
+])  # fmt: skip
+def test_the_claim_is_rejected_of_methods_that_break_it(arms):
+    assert not check(**arms).held
