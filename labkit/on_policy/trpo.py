@@ -13,14 +13,15 @@ from labkit.on_policy.family import Batch, OnPolicy, a2c, fit_critic, minibatche
 from labkit.paper import Paper
 
 Product = Callable[[Tensor], Tensor]
+Direction = Callable[[Product, Tensor, SimpleNamespace], Tensor]
 
 
-def fisher(learner: Learner, batch: Batch, damp: Tensor) -> Product:
-    """v (L, P) -> (F + damp) v, F the Hessian of the mean KL from the batch's policy: the Fisher matrix, never written out."""
+def fisher(learner: Learner, batch: Batch) -> Product:
+    """v (L, P) -> F v, F the Hessian of the mean KL from the batch's policy: the Fisher matrix, never written out."""
     theta = learner.nets["pi"].theta
     gap = kl(batch.policy, learner.policy(batch.obs)).mean(1)
     slope = torch.autograd.grad(gap.sum(), theta, create_graph=True)[0]
-    return lambda v: torch.autograd.grad((slope * v).sum(), theta, retain_graph=True)[0] + damp * v
+    return lambda v: torch.autograd.grad((slope * v).sum(), theta, retain_graph=True)[0]
 
 
 def conjugate_gradients(product: Product, b: Tensor, steps: Tensor) -> Tensor:
@@ -37,19 +38,26 @@ def conjugate_gradients(product: Product, b: Tensor, steps: Tensor) -> Tensor:
     return x
 
 
-def longest_step(learner: Learner, batch: Batch, gain: Tensor, k: SimpleNamespace) -> Tensor:
-    """The natural step (L, P): along F^-1 gain, to where the quadratic model of the mean KL is k.delta."""
-    product = fisher(learner, batch, k.damp)
-    way = conjugate_gradients(product, gain, k.cg)
-    return way * (2 * k.delta / (way * product(way)).sum(1, keepdim=True).clamp_min(1e-12)).sqrt()
+def natural(product: Product, gain: Tensor, k: SimpleNamespace) -> Tensor:
+    """The natural gradient (L, P): (F + damp)^-1 gain."""
+    return conjugate_gradients(lambda v: product(v) + k.damp * v, gain, k.cg)
 
 
 def natural_step(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace) -> None:
-    """Schulman et al. 2015, appendix C: shorten the natural step until the mean KL fits and the surrogate gains, else stay."""
+    """Schulman et al. 2015, appendix C: as far along the natural gradient as the trust region goes; then fit the critic."""
+    step_within(algo, learner, batch, k, natural)
+    for part, where in minibatches(algo, learner, batch, k):
+        fit_critic(algo, learner, part, k, where)
+
+
+def step_within(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace, direction: Direction) -> None:
+    """Go along `direction` to where the quadratic model of the mean KL is k.delta; shorten until KL and gain are right, else stay."""
     flat, net = batch.flat(), learner.nets["pi"]
     start, loss = net.theta.detach().clone(), policy_loss(algo, learner, flat, k)
-    step = longest_step(learner, flat, -learner.gradient("pi", loss), k)
-    accepted, gap = torch.zeros_like(learner.on), torch.zeros_like(loss)
+    gain, product = -learner.gradient("pi", loss), fisher(learner, flat)
+    way = direction(product, gain, k)
+    step = way * (2 * k.delta / (way * product(way)).sum(1, keepdim=True).clamp_min(1e-12)).sqrt()
+    accepted, gap = torch.zeros_like(learner.on), torch.zeros_like(k.lr[:, 0])
     with torch.no_grad():
         for j in range(int(k.backtracks.max())):
             trying = learner.on & ~accepted & (k.backtracks > j)
@@ -59,8 +67,6 @@ def natural_step(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamesp
             accepted, gap = accepted | fits, torch.where(fits[:, 0], moved, gap)
         net.move(start, ~accepted)
     batch.info |= {"kl": gap, "accepted": accepted[:, 0].float()}
-    for part, where in minibatches(algo, learner, batch, k):
-        fit_critic(algo, learner, part, k, where)
 
 
 trpo = replace(
