@@ -30,7 +30,7 @@ class MDP:
     """A Markov decision process with S states and A actions, one for all lanes (K = 1) or one per lane (K = L).
 
     P (K, S, A, S) float64: P[k, s, a, s2] is the chance that s2 follows; what a row misses to 1 is the chance that the
-    episode ends there. For many states P is a SciPy CSR matrix (S * A, S), row s * A + a; then K = 1 and no gradients.
+    episode ends there. For many states P is a SciPy CSR matrix (S * A, S), row s * A + a; then K = 1.
     r (K, S, A): expected reward of a step. mu (K, S): where episodes start. gamma: one discount, or one per lane (K,);
     1 is allowed for questions with a `horizon`. labels and cells name the states and place them (row, column) in pictures.
     LabError for wrong shapes, rows that exceed 1, negative or non-finite numbers.
@@ -163,7 +163,7 @@ class Table:
 
 
 def values(mdp: MDP, pi: Tensor, horizon: int | None = None) -> tuple[Tensor, Tensor]:
-    """Q (L, S, A) and V (L, S) of pi (L, S, A), discounted, float64; gradients flow where P is dense.
+    """Q (L, S, A) and V (L, S) of pi (L, S, A), discounted, float64; gradients flow through pi.
 
     With `horizon` H: of the steps h = 0 .. H-1 of an episode cut off after H, Q (L, H, S, A) and V (L, H, S);
     pi may then differ from step to step, (L, H, S, A).
@@ -247,8 +247,6 @@ def _fit(mdp: MDP, pi: Tensor, horizon: int | None = None) -> Tensor:
         raise LabError("A policy's probabilities are not negative and sum to 1 in every state; give it a softmax.")
     if horizon is None and not bool((mdp.discount < 1).all()):
         raise LabError("gamma is 1, so values may be infinite; give horizon= or a gamma below 1.")
-    if mdp.sparse and pi.requires_grad:
-        raise LabError(f"An MDP with sparse P gives no gradients; detach the policy or stay within {DENSE} states.")
     if horizon is not None and not stepwise:
         pi = pi[:, None].expand(-1, horizon, -1, -1)
     return pi.double().expand(max(len(pi), mdp.lanes), *pi.shape[1:])
@@ -267,7 +265,7 @@ def _q(mdp: MDP, v: Tensor) -> Tensor:
 def _ahead(mdp: MDP, v: Tensor) -> Tensor:
     """The mean of v (L, S) over next states, (L, S, A)."""
     if mdp.sparse:
-        return torch.from_numpy(np.stack([mdp.P @ x for x in v.numpy()])).unflatten(1, (mdp.states, mdp.actions))
+        return _SparseStep.apply(v, mdp, True)
     wide = v.expand(max(2, len(v)), -1)  # one lane alone would be summed in another order
     out = torch.bmm(mdp.P.flatten(1, 2).expand(len(wide), -1, -1), wide[..., None])[: len(v), :, 0]
     return out.unflatten(1, (mdp.states, mdp.actions))
@@ -276,7 +274,7 @@ def _ahead(mdp: MDP, v: Tensor) -> Tensor:
 def _flow(mdp: MDP, mass: Tensor) -> Tensor:
     """Where a mass on state-actions (L, S, A) goes in one step, (L, S)."""
     if mdp.sparse:
-        return torch.from_numpy(np.stack([mdp.P.T @ x for x in mass.flatten(1).numpy()]))
+        return _SparseStep.apply(mass, mdp, False)
     wide = mass.flatten(1).expand(max(2, len(mass)), -1)
     return torch.bmm(wide[:, None], mdp.P.flatten(1, 2).expand(len(wide), -1, -1))[: len(mass), 0]
 
@@ -311,11 +309,43 @@ def _optimal_by_step(mdp: MDP, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
 def _solve(mdp: MDP, pi: Tensor, b: Tensor, transposed: bool = False) -> Tensor:
     """x (L, S) with (I - gamma P_pi) x = b, or with the transposed matrix."""
     if mdp.sparse:
-        return torch.from_numpy(np.stack([_solve_sparse(mdp, p, c, transposed) for p, c in zip(pi.numpy(), b.numpy(), strict=True)]))
+        return _SparseSolve.apply(pi, b, mdp, transposed)
     step = sum((pi[:, :, a, None] * mdp.P[:, :, a] for a in range(1, mdp.actions)), pi[:, :, :1] * mdp.P[:, :, 0])
     more = -mdp.states % 8  # padded to whole cache lines, LAPACK rounds alike in every lane
     matrix = torch.eye(mdp.states + more, dtype=torch.float64) - mdp.discount[:, None, None] * pad(step, (0, more, 0, more))
     return torch.linalg.solve(matrix.mT if transposed else matrix, pad(b, (0, more))[..., None])[:, : mdp.states, 0]
+
+
+class _SparseStep(torch.autograd.Function):
+    """`_ahead` or `_flow` of a sparse MDP; each is the other's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mdp: MDP, ahead: bool) -> Tensor:
+        ctx.mdp, ctx.ahead = mdp, ahead
+        out = torch.from_numpy(np.stack([(mdp.P if ahead else mdp.P.T) @ lane for lane in x.flatten(1).numpy()]))
+        return out.unflatten(1, (mdp.states, mdp.actions)) if ahead else out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        return _SparseStep.apply(grad, ctx.mdp, not ctx.ahead), None, None
+
+
+class _SparseSolve(torch.autograd.Function):
+    """`_solve` of a sparse MDP; its gradient is one more solve, with the other matrix (the adjoint)."""
+
+    @staticmethod
+    def forward(ctx: Any, pi: Tensor, b: Tensor, mdp: MDP, transposed: bool) -> Tensor:
+        x = torch.from_numpy(np.stack([_solve_sparse(mdp, p, c, transposed) for p, c in zip(pi.numpy(), b.numpy(), strict=True)]))
+        ctx.mdp, ctx.transposed = mdp, transposed
+        ctx.save_for_backward(pi, x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+        pi, x = ctx.saved_tensors
+        adjoint = _solve(ctx.mdp, pi, grad, not ctx.transposed)
+        row, column = (x, adjoint) if ctx.transposed else (adjoint, x)
+        return ctx.mdp.discount * row[..., None] * _ahead(ctx.mdp, column), adjoint, None, None
 
 
 def _rows(mdp: MDP) -> tuple[np.ndarray, np.ndarray]:

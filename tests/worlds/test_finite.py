@@ -240,6 +240,20 @@ def test_sparse_equals_dense(name, horizon):
     close(finite.performance_difference(dense, pi, new)[1], finite.performance_difference(sparse, pi, new)[1])
 
 
+@pytest.mark.parametrize("horizon", [None, 5])
+def test_sparse_gradients_equal_dense_ones(horizon):
+    dense = finite.frozenlake(gamma=0.9).mdp
+    for ask in (lambda m, x: finite.values(m, x, horizon)[0], lambda m, x: finite.occupancy(m, x, horizon), finite.expected_return):
+        grads = []
+        for mdp in (dense, dense.to_sparse()):
+            logits = policy(dense, 3, 2).log().requires_grad_()
+            out = ask(mdp, logits.softmax(-1))
+            weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            grads += torch.autograd.grad((weights * out).sum(), logits)
+        close(*grads)
+        assert grads[0].abs().max() > 1e-3
+
+
 def test_the_iterative_solver_equals_the_dense_one(monkeypatch):
     dense = finite.garnet(400, 3, 4).mdp
     monkeypatch.setattr(finite, "DENSE", 100)
@@ -381,7 +395,6 @@ def build(P=None, r=None, mu=None, gamma=0.9, **names):
         (lambda: finite.values(build(), torch.ones(1, 2, 2) / 2), "A policy here is"),
         (lambda: finite.values(build(), torch.ones(1, 2, 1) * 2), "sum to 1"),
         (lambda: finite.values(build(gamma=torch.ones(2) / 2), torch.ones(3, 2, 1)), "3 lanes and the MDP 2"),
-        (lambda: finite.values(build().to_sparse(), torch.ones(1, 2, 1, requires_grad=True)), "no gradients"),
         (lambda: finite.garnet(seed=(1, 2)).mdp.to_sparse(), "has 2"),
         (lambda: finite.from_table([[2]], [[0.0]], [[False]], [1.0]), "state 2; it has states 0 to 0"),
         (lambda: finite.from_table([[0]], [[torch.nan]], [[False]], [1.0]), "not finite"),
