@@ -139,7 +139,7 @@ def course_map(progress: Progress | None = None) -> "go.Figure":
         figure.add_annotation(x=-0.45, y=0.38 - y, text=heading, showarrow=False, xanchor="left", font={"size": 12, "color": INK})
     figure.update_layout(
         template="none",
-        height=60 + 120 * len(course.parts),
+        height=60 + 145 * len(course.parts),
         margin={"l": 5, "r": 5, "t": 35, "b": 5},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -153,10 +153,10 @@ def course_map(progress: Progress | None = None) -> "go.Figure":
 
 
 def _lines(course: Syllabus, at: dict[str, tuple[int, int]]) -> "go.Scatter":
-    """One trace for all prerequisites, broken by gaps."""
+    """One trace for the prerequisites within a part, broken by gaps; those across parts would hide the titles, and stand in the cards."""
     import plotly.graph_objects as go
 
-    ends = [(at[p], at[c.number]) for c in course.chapters for p in c.prerequisites]
+    ends = [(at[p], at[c.number]) for c in course.chapters for p in c.prerequisites if course[p].part == c.part]
     xs = [x for a, b in ends for x in (a[0], b[0], None)]
     ys = [y for a, b in ends for y in (a[1], b[1], None)]
     line = {"color": "rgba(119,119,119,0.25)", "width": 1}
@@ -167,7 +167,8 @@ def _card(c: Chapter, progress: Progress) -> str:
     passed, total = progress.get(c.number, (0, 0))
     exercises = f", {passed} of {total} exercises" if total else ""
     facts = f"{c.minutes} minutes, {len(c.papers)} papers{exercises}, {c.state(progress)}"
-    return "<br>".join([f"<b>{c.number} {c.title}</b>", facts, *("· " + o for o in c.objectives)])
+    after = f"builds on {', '.join(c.prerequisites)}" if c.prerequisites else "builds on nothing"
+    return "<br>".join([f"<b>{c.number} {c.title}</b>", facts, after, *("· " + o for o in c.objectives)])
 
 
 def course_text(progress: Progress | None = None) -> str:
