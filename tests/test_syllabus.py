@@ -107,7 +107,10 @@ def test_the_map_shows_every_chapter_in_its_colour(two_written):
     places = [(x, y) for name in syllabus.STATES for x, y in zip(nodes[name].x, nodes[name].y, strict=True)]
     assert len(set(places)) == 49
     lines = nodes["builds on"]
-    assert len(lines.x) == 3 * sum(len(c.prerequisites) for c in syllabus.load().chapters)
+    course = syllabus.load()
+    assert len(lines.x) == 3 * sum(course[p].part == c.part for c in course.chapters for p in c.prerequisites)
+    cards = {card[3:5]: card for trace in nodes.values() for card in trace.hovertext or ()}
+    assert all(f"builds on {', '.join(c.prerequisites)}" in cards[c.number] for c in course.chapters if c.prerequisites)
     assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)" and not figure.layout.template.layout.to_plotly_json()
 
 
