@@ -35,8 +35,8 @@ function decode(model) {
 function ink(el) {
   let rgb = null;
   for (let e = el; e && !rgb; e = e.parentElement || e.getRootNode().host) {
-    const c = getComputedStyle(e).backgroundColor.match(/[\d.]+/g).map(Number);
-    if (c.length < 4 || c[3] > 0.5) rgb = c;
+    const c = (getComputedStyle(e).backgroundColor.match(/[\d.]+/g) || []).map(Number); // nothing while not in the page yet
+    if (c.length === 3 || c[3] > 0.5) rgb = c;
   }
   const dark = rgb ? 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 128 : matchMedia("(prefers-color-scheme: dark)").matches;
   return dark
@@ -228,6 +228,7 @@ function render({ model, el }) {
   const bar = make("div", {}, play, ...knobs.map((k) => k.label), time.label, seed.label);
   Object.assign(bar.style, { display: "flex", flexWrap: "wrap", gap: "6px 16px", alignItems: "center", margin: "0 0 6px" });
   const box = make("div", { className: "lab-scrubber" }, bar, panels, caption, live);
+  for (const e of box.querySelectorAll("input, button")) e.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab takes arrows else
   Object.assign(box.style, { position: "relative", fontFamily: "system-ui, sans-serif", fontSize: "13px", maxWidth: "980px" });
   el.append(box);
 

@@ -49,6 +49,12 @@ def test_keys_on_the_sliders_change_the_numbers_drawn(page):
     assert page.get_by_role("slider", name="seed").get_attribute("aria-valuetext") == "5"
 
 
+def test_jupyterlab_leaves_the_keys_to_the_controls(page):
+    visit(page, scrubber(floor=True), "#fff")
+    assert page.locator("input, button").count() == 4
+    assert page.locator(":is(input, button):not([data-lm-suppress-shortcuts])").count() == 0
+
+
 def test_the_state_is_told_in_words(page):
     visit(page, scrubber(floor=True), "#fff")
     press(page, "step", "ArrowLeft")
