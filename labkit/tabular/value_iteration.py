@@ -12,8 +12,7 @@ from labkit.learner import Learner
 from labkit.paper import Paper
 from labkit.tabular.family import Tabular, exact_model, policy_iteration, softened
 from labkit.verdict import Verdict
-from labkit.worlds.finite import MDP, garnet, optimal, values
-from labkit.worlds.finite import _q as lookahead
+from labkit.worlds.finite import MDP, garnet, lookahead, optimal, values
 from labkit.worlds.world import World
 
 

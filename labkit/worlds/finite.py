@@ -172,7 +172,7 @@ def values(mdp: MDP, pi: Tensor, horizon: int | None = None) -> tuple[Tensor, Te
     if horizon is not None:
         return _values_by_step(mdp, pi)
     v = _solve(mdp, pi, (pi * mdp.r).sum(-1))
-    return _q(mdp, v), v
+    return lookahead(mdp, v), v
 
 
 def advantage(mdp: MDP, pi: Tensor, horizon: int | None = None) -> Tensor:
@@ -257,7 +257,7 @@ def _sure(choice: Tensor, mdp: MDP) -> Tensor:
     return one_hot(choice, mdp.actions).double()
 
 
-def _q(mdp: MDP, v: Tensor) -> Tensor:
+def lookahead(mdp: MDP, v: Tensor) -> Tensor:
     """V of the next state (L, S) -> Q (L, S, A)."""
     return mdp.r + mdp.discount[:, None, None] * _ahead(mdp, v)
 
@@ -282,7 +282,7 @@ def _flow(mdp: MDP, mass: Tensor) -> Tensor:
 def _values_by_step(mdp: MDP, pi: Tensor) -> tuple[Tensor, Tensor]:
     v, steps = torch.zeros_like(pi[:, 0, :, 0]), []
     for h in reversed(range(pi.shape[1])):
-        q = _q(mdp, v)
+        q = lookahead(mdp, v)
         v = (pi[:, h] * q).sum(-1)
         steps.append((q, v))
     return torch.stack([q for q, _ in reversed(steps)], 1), torch.stack([v for _, v in reversed(steps)], 1)
@@ -298,7 +298,7 @@ def _occupancy_by_step(mdp: MDP, pi: Tensor, start: Tensor) -> Tensor:
 def _optimal_by_step(mdp: MDP, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
     v, steps = torch.zeros(mdp.lanes, mdp.states, dtype=torch.float64), []
     for _ in range(horizon):
-        q = _q(mdp, v)
+        q = lookahead(mdp, v)
         v = q.amax(-1)
         tied = q >= (v - TIE * q.abs().amax(-1))[..., None]
         steps.append((q, v, _sure(tied.byte().argmax(-1), mdp)))
