@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import panel as pn
 import param
 import plotly.graph_objects as go
@@ -25,7 +24,6 @@ from labkit.studio.study import Settings
 
 RATE = 8  # looks at the run a second
 KEEP = 8  # runs that a session keeps
-NOTCHES = 40  # positions of a knob's slider
 CAMERA = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "drift"},
           "modeBarButtonsToRemove": ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]}  # fmt: skip
 LINK = ["world", "layout", "algorithm", "knobs", "seeds", "updates", "setting", "seed", "moment",
@@ -46,19 +44,6 @@ BARE: dict[str, Any] = WIDE | {"margin": 0}
 DRAWERS = ThreadPoolExecutor(1, "drawing")
 
 pn.extension("plotly", notifications=False)
-
-
-# ---- pictures of a run -------------------------------------------------------------------------------------------
-
-
-def notches(knob: Knob) -> list[float]:
-    """Positions of a knob's slider: whole numbers where all are, else even steps, or even ratios over wide ranges."""
-    low, high = knob.low, knob.high
-    if all(float(v).is_integer() for v in (low, high, knob.default)) and 1 < high - low <= NOTCHES:
-        return [float(v) for v in range(int(low), int(high) + 1)]
-    line = np.geomspace(low, high, NOTCHES) if low > 0 and high / low >= 30 else np.linspace(low, high, NOTCHES)
-    inner = {float(f"{v:.2g}") for v in line[1:-1]}
-    return sorted({low, high, knob.default, *(v for v in inner if low < v < high)})
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------
@@ -192,7 +177,7 @@ class Explorer(pn.viewable.Viewer):
     def _knob_row(self, name: str, knob: Knob) -> pn.Column:
         """A slider that moves the last value, and a field that holds them all."""
         values = study.read_knobs(self.knobs).get(name, (knob.default,))
-        places = sorted({*notches(knob), values[-1]})
+        places = sorted({*study.notches(knob), values[-1]})
         slider = pn.widgets.DiscreteSlider(name=name, options={f"{v:g}": v for v in places}, value=values[-1], **FIELD)
         field = pn.widgets.TextInput(value=", ".join(f"{v:g}" for v in values), width=104, stylesheets=[INPUT], margin=(24, 6, 6, 6))
         field.param.watch(self._guard(lambda event: self._turn(name, event.new)), "value")

@@ -152,6 +152,18 @@ class LiveRun:
         with self._change:
             return self._change.wait_for(settled, timeout)
 
+    def changed(self, version: int, timeout: float) -> bool:
+        """Block until `version` has grown beyond the one given. False if `timeout` seconds pass first."""
+        with self._change:
+            return self._change.wait_for(lambda: self.version > version, timeout)
+
+    def anew(self, grid: Mapping[str, tuple[float, ...]]) -> "LiveRun":
+        """A new run from the same beginning, with other knobs and the same seeds. LabError where a fork would change its lanes."""
+        lanes = Lanes(self.lanes.seeds, grid, self.lanes.device)
+        if self.origin and len(lanes) != len(self.lanes):
+            raise LabError(f"This run goes on from {len(self.lanes)} lanes, and cannot begin anew with {len(lanes)}; fork it again.")
+        return LiveRun(self.algorithm, self.world, lanes, self.updates, self.seconds, self.origin, self.meters, self.fields)
+
     def fork(self, moment: int, grid: Mapping[str, tuple[float, ...]], setting: int | None = None) -> "LiveRun":
         """A new run that goes on from a moment of this one, with other knobs and the same seeds.
 

@@ -1,5 +1,6 @@
 """A run in words: all that decides it, the worlds and methods that go together, and the drift read from its record."""
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,7 +11,7 @@ from torch import Tensor
 from labkit import worlds
 from labkit.divergence import DIVERGENCES
 from labkit.errors import LabError
-from labkit.lanes import Lanes
+from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
 from labkit.meter import probe
 from labkit.paper import Algorithm, discover
@@ -87,6 +88,19 @@ def read_knobs(text: str) -> dict[str, tuple[float, ...]]:
         return {name: tuple(dict.fromkeys(float(v) for v in values.split(","))) for name, values in pairs}
     except ValueError as error:
         raise LabError(f"The knobs {text!r} cannot be read; write them like 'eps=0.1,0.2 lr=0.003'.") from error
+
+
+def notches(knob: Knob) -> list[float]:
+    """Positions of a knob's slider: round numbers from its low to its high end, in even ratios over wide ranges."""
+    low, high = knob.low, knob.high
+    if low > 0 and high / low >= 30:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        inner = [m * 10.0**d for d in decades for m in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)]
+    else:
+        whole = all(float(v).is_integer() for v in (low, high, knob.default)) and high - low > 1
+        step = next(m * 10.0**d for d in range(-9, 9) for m in (1, 2, 5) if m * 10.0**d >= (1 if whole else (high - low) / 50))
+        inner = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return sorted({low, high, knob.default, *(float(f"{v:.6g}") for v in inner if low < v < high)})
 
 
 # ---- what goes together ------------------------------------------------------------------------------------------
