@@ -22,30 +22,34 @@ def policies(*shape, seed=0):
 
 
 def both_kls(p, q):
-    """p, q (A,) -> KL(p || q), KL(q || p): two numbers, in nats."""
+    """p, q (A,), which may hold zeros -> KL(p || q), KL(q || p): two numbers, in nats."""
     forward = ...   # your code
     reverse = ...
     return forward, reverse
 
 
 def both_kls_solution(p, q):
-    forward = (p * (p.log() - q.log())).sum()
-    reverse = (q * (q.log() - p.log())).sum()
-    return forward, reverse
+    def kl(a, b):
+        return torch.where(a > 0, a * (a.log() - b.log()), 0.0).sum()
+
+    return kl(p, q), kl(q, p)
 
 
 def check_both_kls(answer):
-    p, q = policies(5, seed=1), policies(5, seed=2)
+    p, q, bit = policies(5, seed=1), policies(5, seed=2), torch.tensor(2.0).double().log()
     forward, reverse = answer(p, q)
     assert forward is not Ellipsis and reverse is not Ellipsis, "both_kls still holds its dots."
     truth = [divergence.kl(Categorical(a.log()), Categorical(b.log())) for a, b in ((p, q), (q, p))]
     pair = [torch.as_tensor(x).double() for x in (forward, reverse)]
     swapped = all(close(a, b) for a, b in zip(pair, truth[::-1], strict=True))
     assert not swapped, "The two are swapped: KL(p || q) averages over p, the policy that is named first."
-    bits = all(close(a * torch.tensor(2.0).log(), b) for a, b in zip(pair, truth, strict=True))
-    assert not bits, "These are bits; nats take the natural logarithm."
+    assert not all(close(a * bit, b) for a, b in zip(pair, truth, strict=True)), "These are bits; nats take the natural logarithm."
     assert close(pair[0], truth[0]), "KL(p || q) is the mean under p of log p - log q."
     assert close(pair[1], truth[1]), "The first is right; KL(q || p) is the mean under q of log q - log p."
+    sure, even = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.5, 0.5]).double()
+    forward, reverse = (torch.as_tensor(x).double() for x in answer(sure, even))
+    assert not bool(forward.isnan() or reverse.isnan()), "With p = (1, 0) and q = (1/2, 1/2) you return NaN: 0 * log 0 counts as 0."
+    assert close(forward, bit) and reverse == torch.inf, "With p = (1, 0) and q = (1/2, 1/2) it is log 2 forward and infinity in reverse."
 
 
 # 01.2
@@ -158,7 +162,7 @@ def check_split_by_state(answer):
 EXERCISES = [
     Exercise(
         key="01.1",
-        prompt="Write both_kls(p, q), the forward and the reverse KL of two distributions, in nats.",
+        prompt="Write both_kls(p, q), the forward and the reverse KL of two distributions that may hold zeros, in nats.",
         check=check_both_kls,
         stub=both_kls,
         solution=both_kls_solution,
@@ -167,10 +171,12 @@ EXERCISES = [
             "in bits": lambda p, q: tuple(x / torch.tensor(2.0).log() for x in both_kls_solution(p, q)),
             "a sign lost": lambda p, q: tuple(-x for x in both_kls_solution(p, q)),
             "the same twice": lambda p, q: (both_kls_solution(p, q)[0],) * 2,
+            "NaN at zeros": lambda p, q: ((p * (p / q).log()).sum(), (q * (q / p).log()).sum()),
+            "never infinite": lambda p, q: both_kls_solution(p.clamp(min=1e-12), q.clamp(min=1e-12)),
         },
         hints=(
             "A KL divergence is a mean of a difference of logarithms. Under which policy is the mean taken?",
-            "The first named does the averaging: (p * (p.log() - q.log())).sum() is KL(p || q).",
+            "The first named does the averaging; torch.where(p > 0, p * (p.log() - q.log()), 0.0) keeps its zeros from becoming NaN.",
         ),
     ),
     Exercise(
