@@ -9,14 +9,15 @@ from labkit.record import Record
 from labkit.studio.figures import Floor
 from labkit.studio.scrubber import Scrubber
 
-RETURNS = torch.arange(3.0)[:, None] + torch.tensor([0.0, 1.0, 100.0, 101.0])  # moments x (2 settings x 2 seeds)
+RETURNS = torch.arange(3.0)[:, None] + torch.tensor([0.0, 1, 100, 101, 200, 201, 300, 301])  # moments x (4 settings x 2 seeds)
 
 
 def scrubber(floor: bool) -> Scrubber:
     ground = Floor(2, 1, torch.tensor([0, 1]), torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]]), {})
-    here = torch.tensor([0.2, 0.5, 0.9])[:, None].expand(3, 4)
-    fields = {"policy": torch.ones(3, 4, 2, 1), "occupancy": torch.stack([here, 1 - here], -1)}
-    record = Record("ppo", "two", Lanes((4, 5), {"eps": (0.1, 0.3)}), torch.tensor([10, 20, 30]), {"return": RETURNS}, fields)
+    here = torch.tensor([0.2, 0.5, 0.9])[:, None].expand(3, 8)
+    fields = {"policy": torch.ones(3, 8, 2, 1), "occupancy": torch.stack([here, 1 - here], -1)}
+    lanes = Lanes((4, 5), {"lr": (1.0, 2.0), "eps": (0.1, 0.3)})
+    record = Record("ppo", "two", lanes, torch.tensor([10, 20, 30]), {"return": RETURNS}, fields)
     return Scrubber(record, ground if floor else None, curves=("return",))
 
 
@@ -44,6 +45,8 @@ def test_keys_on_the_sliders_change_the_numbers_drawn(page):
     press(page, "step", "Home")
     press(page, "seed", "End")
     assert {"setting": "1", "time": "0", "seed": "1", "values": "101"}.items() <= dataset(canvas).items()
+    press(page, "lr", "ArrowRight")
+    assert {"setting": "3", "values": "301"}.items() <= dataset(canvas).items()
     heat = [float(v) for v in dataset(page.locator("canvas.lab-floor"))["heat"].split()]
     assert math.isclose(heat[0], 0.2, abs_tol=0.005) and math.isclose(heat[1], 0.8, abs_tol=0.005)
     assert page.get_by_role("slider", name="seed").get_attribute("aria-valuetext") == "5"
@@ -51,7 +54,7 @@ def test_keys_on_the_sliders_change_the_numbers_drawn(page):
 
 def test_jupyterlab_leaves_the_keys_to_the_controls(page):
     visit(page, scrubber(floor=True), "#fff")
-    assert page.locator("input, button").count() == 4
+    assert page.locator("input, button").count() == 5
     assert page.locator(":is(input, button):not([data-lm-suppress-shortcuts])").count() == 0
 
 
@@ -60,7 +63,7 @@ def test_the_state_is_told_in_words(page):
     press(page, "step", "ArrowLeft")
     page.wait_for_function("() => document.querySelector('[aria-live]').textContent.includes('step 20')")
     words = page.locator("[aria-live]").text_content()
-    assert words == "eps=0.1, all 2 seeds, step 20: return 1.5. Most time, 50%, in column 0, row 0."
+    assert words == "lr=1, eps=0.1, all 2 seeds, step 20: return 1.5. Most time, 50%, in column 0, row 0."
     assert words in page.get_by_role("img", name="Curves").get_attribute("aria-label")
 
 

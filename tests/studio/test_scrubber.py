@@ -18,7 +18,7 @@ from labkit.studio.scrubber import Scrubber
 P, N, T, S = 4, 3, 5, 4
 FLOOR = figures.Floor(
     3, 1, torch.tensor([0, 0, 2, 2]),
-    torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [-1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]),
+    torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [-1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, -1.0]]]),
     {"wall": torch.tensor([[1, 0]])},
 )  # fmt: skip
 

@@ -42,8 +42,8 @@ def animate(fig: go.Figure, moments: Sequence[Sequence[Any]], names: Sequence[st
     jump = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     play = {"fromcurrent": True, "frame": {"duration": 120, "redraw": True}, "transition": {"duration": 0}}
     steps = [{"method": "animate", "label": name, "args": [[name], jump]} for name in names]
-    slider = {"steps": steps, "active": len(names) - 1, "currentvalue": {"prefix": "step ", "font": {"color": INK}}, "x": 0.2, "len": 0.8,
-              "y": 0, "pad": {"t": below}, "ticklen": 0, "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"},
+    slider = {"steps": steps, "active": len(names) - 1, "currentvalue": {"prefix": "step ", "font": {"color": INK}}, "x": 0, "len": 1,
+              "y": 0, "pad": {"t": below, "l": 100}, "ticklen": 0, "minorticklen": 0, "font": {"color": "rgba(0,0,0,0)"},
               "bgcolor": rgba(INK, 0.4), "activebgcolor": COLOURS[0], "bordercolor": INK}  # fmt: skip
     buttons = {"type": "buttons", "direction": "left", "showactive": False, "x": 0, "y": 0, "xanchor": "left", "yanchor": "top",
                "pad": {"t": below + 16}, "bgcolor": rgba(INK, 0.15), "bordercolor": INK,

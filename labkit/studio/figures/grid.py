@@ -224,7 +224,8 @@ def _things(floor: Floor) -> list[go.Scatter]:
         if not len(at):
             continue
         colour, symbol, word = LOOKS[name]
-        marks = {"color": colour, "symbol": symbol, "opacity": 0.8, "size": _pixels(floor) * (1 if symbol == "square" else 0.6)}
+        size = _pixels(floor) * (1 if symbol == "square" else 0.6)
+        marks = {"color": colour, "symbol": symbol, "size": size, "opacity": 0.8 if word else 0.4}
         x, y = at.T.numpy()
         words = [word] + [""] * (len(at) - 1)
         out.append(go.Scatter(x=x, y=y, mode="markers+text", text=words, textposition="top center", marker=marks, hoverinfo="skip"))
