@@ -35,9 +35,9 @@ def below(x: Tensor, bound: float, what: str) -> Verdict:
     return Verdict(-v.value, -v.high, -v.low, v.held, v.rule.replace(f"above {-bound:g}", f"below {bound:g}"))
 
 
-def exactly(truth: bool, what: str) -> Verdict:
-    """A part of a claim that is a matter of fact and has no interval."""
-    return Verdict(float(truth), float(truth), float(truth), "held" if truth else "not held", what)
+def exactly(truth: bool, value: float, what: str) -> Verdict:
+    """A part of a claim that is counted, not estimated: its interval has no width."""
+    return Verdict(value, value, value, "held" if truth else "not held", what)
 
 
 def together(*parts: Verdict) -> Verdict:

@@ -51,9 +51,9 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in sorte
 FAMILIES = {p.parent.name for p in (ROOT / "labkit").glob("*/family.py")}
 LAYERS = [
     {"errors", "files", "lanes", "nn", "policy", "learner", "snapshot", "paper", "worlds.world"},
-    {"worlds", "divergence"},
+    {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
-    {"meter", "occupancy", "stats", "record", "store"},
+    {"meter", "occupancy", "record", "store"},
     {"studio", "syllabus", "progress", "build"},
     {"scaffold", "cli"},
 ]

@@ -1,15 +1,20 @@
 """fixpo: a KL penalty that almost keeps the trust region, then repair steps until every state is inside."""
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from labkit import worlds
 from labkit.divergence import kl
-from labkit.lanes import Knob
+from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
+from labkit.on_policy.checks import train
 from labkit.on_policy.family import Batch, OnPolicy, a2c, fit_critic, importance, minibatches, policy_loss, ppo
 from labkit.paper import Paper
+from labkit.verdict import Verdict, above, below, exactly, together
 
 LIMIT = 300  # repair steps after which a lane gives its update up
 
@@ -82,3 +87,23 @@ fixpo = replace(
         chapter=3,
     ),
 )
+
+
+def measured(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace, improve: Callable[..., None]) -> None:
+    """An improvement, and whether it left some state of the batch beyond fixpo's default bound."""
+    improve(algo, learner, batch, k)
+    flat = batch.flat()
+    batch.info["outside"] = (kl(flat.policy, learner.policy(flat.obs)).amax(1) > fixpo.knobs["eps_kl"].default).float()
+
+
+def check(seeds: int = 20, steps: int = 40_000) -> Verdict:
+    """CartPole: updates that leave the bound, under fixpo and under ppo; the share of repair steps; the difference in return."""
+    world, lanes = worlds.make("control.cartpole"), Lanes(tuple(range(seeds)))
+    mine, theirs = (train(replace(a, improve=partial(measured, improve=a.improve)), world, lanes, steps) for a in (fixpo, ppo))
+    late = slice(int(0.75 * len(mine["return"])), None)
+    return together(
+        exactly(not mine["outside"].any(), mine["outside"].mean().item(), "no update of fixpo leaves the bound"),
+        above(theirs["outside"].mean(0), 0, "share of ppo's updates that leave it"),
+        below(mine["repair share"].mean(0), 0.05, "share of steps that repair"),
+        above((mine["return"] - theirs["return"])[late].mean(0), -25, f"return minus ppo's, last quarter of {steps} steps"),
+    )

@@ -6,12 +6,16 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from labkit import worlds
 from labkit.divergence import kl
-from labkit.lanes import Knob
+from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
+from labkit.on_policy.checks import chances
 from labkit.on_policy.family import Batch, OnPolicy, Row, act, batch_of, ppo
 from labkit.paper import Paper
 from labkit.policy import HEADS, Policy
+from labkit.verdict import Verdict, below, together
+from labkit.worlds.finite import FiniteWorld, advantage
 from labkit.worlds.world import World
 
 EVERY = 16  # steps between two corrections of the behaviour policy
@@ -92,3 +96,36 @@ props = replace(
         chapter=3,
     ),
 )
+
+
+def frequencies(batch: Batch, actions: int) -> tuple[Tensor, Tensor]:
+    """How often a batch with one-hot observations visits each state, (L, S), and acts there, (L, S, A), as shares."""
+    acted = torch.nn.functional.one_hot(batch.action.flatten(1), actions).double()
+    counts = batch.obs.flatten(1, 2).double().mT @ acted
+    visits = counts.sum(-1, keepdim=True)
+    return visits[..., 0] / visits.sum(1), counts / visits.clamp_min(1)
+
+
+def check(seeds: int = 20) -> Verdict:
+    """A random MDP per seed, its policy fixed after 20 updates of ppo: how far data of 256 to 4096 steps stray, minus on-policy data.
+
+    Sampling error: KL(frequencies || policy), averaged over visits. Gradient error: squared distance, over the logits, of the
+    gradient with exact advantages and the data's actions from that with the policy's own.
+    """
+    world = worlds.make("finite.garnet", seed=range(seeds), gamma=0.9)
+    assert isinstance(world, FiniteWorld)
+    lanes, parts = Lanes(tuple(range(seeds))), []
+    run = replace(ppo, shape=replace(ppo.shape, envs=4)).run(world, lanes)
+    start = [next(run) for _ in range(20)][-1].learner
+    pi = chances(start, torch.eye(world.obs_size))
+    for n in (256, 1024, 4096):
+        errors = []
+        for algo in (props, ppo):
+            sized = replace(algo, shape=replace(ppo.shape, envs=4, steps=n // 4))
+            visits, acted = frequencies(sized.collect(sized, world, start.fork(lanes), lanes.knobs(props.knobs)), pi.shape[-1])
+            gain = (acted - pi) * advantage(world.mdp, pi)
+            slope = visits[..., None] * (gain - pi * gain.sum(-1, keepdim=True))
+            errors.append(((visits * torch.special.xlogy(acted, acted / pi).sum(-1)).sum(-1), slope.square().sum((1, 2))))
+        for what, mine, theirs in zip(("sampling", "gradient"), *errors, strict=True):
+            parts.append(below(mine - theirs, 0, f"{what} error of {n} steps minus that of on-policy data"))
+    return together(*parts)

@@ -6,11 +6,15 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
+from labkit import worlds
 from labkit.divergence import kl
-from labkit.lanes import Knob
+from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
+from labkit.on_policy.checks import chances, tabular
 from labkit.on_policy.family import Batch, OnPolicy, a2c, fit_critic, minibatches, policy_loss, ppo
 from labkit.paper import Paper
+from labkit.verdict import Verdict, above, exactly, together
+from labkit.worlds.finite import FiniteWorld, expected_return
 
 Product = Callable[[Tensor], Tensor]
 Direction = Callable[[Product, Tensor, SimpleNamespace], Tensor]
@@ -91,3 +95,28 @@ trpo = replace(
         chapter=3,
     ),
 )
+
+
+def plain_step(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace) -> None:
+    """The arm that trpo is compared with: as far along the plain gradient as the same trust region goes."""
+    step_within(algo, learner, batch, k, lambda product, gain, k: gain)
+    for part, where in minibatches(algo, learner, batch, k):
+        fit_critic(algo, learner, part, k, where)
+
+
+def check(seeds: int = 20, updates: int = 60) -> Verdict:
+    """A random MDP per seed whose states' features are scaled from 1 to 100: exact return after natural and after plain steps."""
+    world = worlds.make("finite.garnet", seed=range(seeds), gamma=0.9)
+    assert isinstance(world, FiniteWorld)
+    scale, plainly = torch.logspace(0, 2, world.obs_size), world.observe
+    world.observe = lambda state: plainly(state) * scale  # type: ignore[method-assign]
+    lanes, returns, largest = Lanes(tuple(range(seeds)), {"gamma": (0.9,)}), [], 0.0
+    for algo in (trpo, replace(trpo, improve=plain_step)):
+        run = algo.run(world, lanes, tabular(algo, world, lanes))
+        for snapshot in (next(run) for _ in range(updates)):
+            largest = max(largest, (snapshot.metrics["kl"] / trpo.knobs["delta"].default).max().item())
+        returns.append(expected_return(world.mdp, chances(snapshot.learner, torch.eye(world.obs_size) * scale)))
+    return together(
+        exactly(largest <= 1, largest, "largest mean KL of an accepted step over delta is at most 1"),
+        above(returns[0] - returns[1], 0, f"return of natural minus plain steps of the same mean KL after {updates} updates"),
+    )
