@@ -29,6 +29,7 @@ CAMERA = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"fo
 LINK = ["world", "layout", "algorithm", "knobs", "seeds", "updates", "setting", "seed", "moment",
         "reference", "divergence", "states", "versus", "theme"]  # fmt: skip
 
+NEW = "Choose what to train, then press Train. Equal settings give equal runs, seed by seed."
 LAYOUTS = {"another one every episode": -1} | {f"fixed, number {i}": i for i in range(10)}
 TITLES = {"return": "Return", "drift": "Drift", "floor": "Where the policy goes", "floor B": "Where the policy of B goes",
           "frontier": "What the return costs in drift"}  # fmt: skip
@@ -74,7 +75,7 @@ class Explorer(pn.viewable.Viewer):
         self.gallery = Gallery()
         self.drawn: tuple = ()
         self.drawing: Future[dict[str, go.Figure]] | None = None
-        self.said = ("Choose what to train, then press Train.", False)
+        self.said = (NEW, False)
         self._build_controls()
         self._build_view()
         self.param.watch(self._guard(self._changed), LINK)
@@ -218,7 +219,7 @@ class Explorer(pn.viewable.Viewer):
             self._lay_out_knobs()
         self.shown = self.runs.get(str(self.settings), self.shown)
         self._list_runs()
-        self.said = ("", False)
+        self.said = (NEW, False)
 
     def _fit(self) -> None:
         """Offer the methods and the states that go with the world."""
@@ -369,12 +370,14 @@ class Explorer(pn.viewable.Viewer):
         self.status.object = (
             f'<div class=bar role=progressbar aria-label=Progress aria-valuemin=0 aria-valuemax=100 aria-valuenow={done:.0f}>'
             f'<i style="width:{done:.1f}%"></i></div>'
-            f'<p role=status class="soft{" bad" * bad}" data-state={state} data-updates={run.moments if run else 0}>{html.escape(words)}</p>'
+            f'<p role=status class="soft{" bad" * bad}" data-state={state} data-updates={run.moments if run else 0}>'
+            f"{html.escape(words)}</p>"
         )
         again = run is not None and run is self.runs.get(str(self.settings)) and state in ("paused", "running")
         self.buttons["train"].param.update(name="Resume" if again and state == "paused" else "Train", disabled=again and state == "running")
-        self.buttons["pause"].param.update(name="Resume" if state == "paused" else "Pause", disabled=state not in ("running", "paused"))
-        self.buttons["stop"].disabled = state not in ("running", "paused")
+        idle = state not in ("running", "paused")
+        self.buttons["pause"].param.update(name="Resume" if state == "paused" else "Pause", disabled=idle)
+        self.buttons["stop"].disabled = idle
         self.again.visible = bool(self.versus) and self.versus not in self.runs
 
     def _sentence(self, run: LiveRun) -> str:
@@ -403,8 +406,8 @@ class Explorer(pn.viewable.Viewer):
             pane.object = fig
             self.notes[name].object = f"<p class=soft>{html.escape(figures.alt(fig))}</p>" if fig else ""
             self.cards[name].visible = fig is not None
-        last = max(1, run.moments - 1)
+        last = run.moments - 1
         at = last if self.moment < 0 else min(self.moment, last)
-        self.slider.param.update(end=last, value=at, disabled=False)
+        self.slider.param.update(end=max(1, last), value=at, disabled=not last)
         self.when.object = f"<p>Step {run.part(at, at + 1, fields=False).steps[0].item():,}</p>"
 

@@ -100,8 +100,10 @@ def overlay(fig: go.Figure, other: go.Figure, point: int, name: str) -> None:
             trace.line.update(color=swap[trace.line.color], dash=new["dash"])
         elif trace.fillcolor in swap:
             trace.fillcolor = swap[trace.fillcolor]
-        elif trace.marker.color in swap:
-            trace.update(text=[name], textposition="bottom right", marker={"color": new["color"], "symbol": new["symbol"]})
+        elif trace.mode == "markers":
+            trace.marker.update(color=new["color"], symbol=new["symbol"])
+        elif trace.mode == "text":
+            trace.text = [f"  {name}"]
         else:
             continue  # a setting that stands back
         fig.add_trace(trace)

@@ -102,10 +102,17 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def jupyter(chromium, tmp_path_factory):
-    """The address of a JupyterLab over a copy of the notebooks: open f"{jupyter}/lab/tree/notebooks/03_trust_regions.ipynb"."""
+def jupyter_home(tmp_path_factory):
+    """The folder that JupyterLab shows, with a copy of the notebooks; a test may put its own beside them."""
     home = tmp_path_factory.mktemp("jupyter")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    return home
+
+
+@pytest.fixture(scope="session")
+def jupyter(chromium, jupyter_home):
+    """The address of a JupyterLab over `jupyter_home`: open f"{jupyter}/lab/tree/notebooks/03_trust_regions.ipynb"."""
+    home = jupyter_home
     quiet = home / "config" / "labconfig"
     quiet.mkdir(parents=True)
     (quiet / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
