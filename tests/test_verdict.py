@@ -1,0 +1,27 @@
+"""A verdict follows from its interval by its rule, and a claim is as good as its weakest part."""
+import torch
+
+from labkit.verdict import above, below, exactly, together
+
+SEEDS = torch.linspace(-1, 1, 21)
+
+
+def test_the_whole_interval_decides():
+    assert above(SEEDS + 2, 0, "x").held == "held"
+    assert above(SEEDS - 2, 0, "x").held == "not held"
+    assert above(SEEDS, 0, "x").held == "inconclusive"
+    assert above(torch.zeros(12), 0, "x").held == "not held"  # no difference is not above 0
+
+
+def test_below_is_above_upside_down():
+    v, w = below(SEEDS + 0.3, 0.7, "x"), above(-SEEDS - 0.3, -0.7, "x")
+    assert (v.value, v.low, v.high, v.held) == (-w.value, -w.high, -w.low, w.held)
+    assert v.low < 0.3 < v.high and v.rule == "x: interquartile mean over 21 seeds below 0.7"
+
+
+def test_the_weakest_part_decides_and_all_rules_are_told():
+    good, open_, bad = above(SEEDS + 2, 0, "a"), above(SEEDS, 0, "b"), exactly(False, 0.4, "c")
+    assert together(good, open_).held == "inconclusive" and together(good, open_).value == open_.value
+    whole = together(good, open_, bad)
+    assert whole.held == "not held" and whole.value == 0.4 and all(f"({v.held})" in whole.rule for v in (good, open_, bad))
+    assert together(good, exactly(True, 1.0, "c")).held == "held"
