@@ -50,18 +50,30 @@ pn.extension("plotly", notifications=False)
 # ---- the page ----------------------------------------------------------------------------------------------------
 
 
+class Whole(param.Integer):
+    """A whole number; -1, none in particular, is 'none' in a link, where it would come back as -1.0."""
+
+    @classmethod
+    def serialize(cls, value: int) -> str:
+        return "none" if value == -1 else str(value)
+
+    @classmethod
+    def deserialize(cls, value: Any) -> int:
+        return -1 if value == "none" else int(value)
+
+
 class Explorer(pn.viewable.Viewer):
     """One visitor's session. What LINK names is all that a link carries; runs live in threads and are looked at from here."""
 
     world = param.String("control.cartpole")
-    layout = param.Integer(0)
+    layout = Whole(0)
     algorithm = param.String("ppo")
     knobs = param.String("")
-    seeds = param.Integer(5)
-    updates = param.Integer(60)
-    setting = param.Integer(-1, doc="which setting is looked at; -1: all")
-    seed = param.Integer(-1, doc="whose picture is drawn; -1: all seeds together")
-    moment = param.Integer(-1, doc="where the scrubber stands; -1: at the latest moment")
+    seeds = Whole(5)
+    updates = Whole(60)
+    setting = Whole(-1, doc="which setting is looked at; -1: all")
+    seed = Whole(-1, doc="whose picture is drawn; -1: all seeds together")
+    moment = Whole(-1, doc="where the scrubber stands; -1: at the latest moment")
     reference = param.String("start")
     divergence = param.String("kl")
     states = param.String("")

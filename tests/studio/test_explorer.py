@@ -299,6 +299,11 @@ def test_a_bad_link_is_told_in_a_sentence(link, message):
     explorer.close()
 
 
+def test_whole_numbers_survive_a_link():
+    moment = Explorer.param["moment"]
+    assert [moment.serialize(v) for v in (-1, 3)] == ["none", "3"] and [moment.deserialize(v) for v in ("none", 3)] == [-1, 3]
+
+
 def test_the_run_can_be_downloaded(session, tmp_path):
     with pytest.raises(LabError, match="press Train first"):
         session.zipped()
