@@ -35,11 +35,13 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from labkit import glossary
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 
 LOAD = re.compile(r"^# %load -s (\S+) (\S+)$", re.M)
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+GLOSSARY = Path("course/glossary.md")
 UNSTORED = {"application/vnd.jupyter.widget-view+json", "application/vnd.holoviews_load.v0+json", "application/vnd.holoviews_exec.v0+json"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -215,8 +217,11 @@ def main(numbers: list[str], check: bool) -> int:
     if not check:
         for source in sources(numbers):
             print(f"built {build(source).relative_to(ROOT)}")
+        write_whole(ROOT / GLOSSARY, glossary.text(sources()))
         return 0
     faults = [f for f in map(stale, sources(numbers)) if f] + orphans()
+    if not (ROOT / GLOSSARY).is_file() or (ROOT / GLOSSARY).read_text(encoding="utf-8") != glossary.text(sources()):
+        faults.append(f"{GLOSSARY} is out of step with the chapters")
     for fault in faults:
         print(f"{fault}; run `labkit build`.", file=sys.stderr)
     return int(bool(faults))

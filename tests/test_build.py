@@ -139,8 +139,11 @@ def test_build_refuses_a_chapter_that_is_not_clean(clone, cell, says):
 def test_check_names_what_is_out_of_step(clone, capsys):
     source = write(clone, "# Boxes", "# %load -s ratio pieces.py", "print(ratio)")
     assert build.stale(source) == "07_boxes.ipynb has not been built"
-    path = build.build(source)
-    assert build.stale(source) is None and build.main([], check=True) == 0
+    assert build.main([], check=False) == 0 and build.stale(source) is None and build.main([], check=True) == 0
+    path = build.target(source)
+
+    (clone / build.GLOSSARY).write_text("# Glossary")
+    assert build.main([], check=True) == 1 and "glossary.md is out of step" in capsys.readouterr().err
 
     (clone / "pieces.py").write_text(CODE.replace("0.5", "0.25"))
     assert re.search("cell 2 .*differs", build.stale(source) or "")

@@ -54,7 +54,7 @@ LAYERS = [
     {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
     {"meter", "occupancy", "record", "store"},
-    {"studio", "syllabus", "progress", "build"},
+    {"studio", "syllabus", "progress", "glossary", "build"},
     {"scaffold", "cli"},
 ]
 
