@@ -73,6 +73,14 @@ def test_the_estimate_is_unbiased_whatever_the_weight_of_the_baseline(baseline):
     torch.testing.assert_close((chance[:, None, None] * estimate).sum(0), exact(), rtol=0, atol=1e-12)
 
 
+def test_what_follows_the_end_of_an_episode_counts_for_nothing():
+    batch, _ = every_pair()
+    k = SimpleNamespace(gamma=torch.full((len(batch.reward), 1), GAMMA), baseline=torch.ones(len(batch.reward), 1))
+    adv, go = reward_to_go(batch, k)
+    over = (batch.terminated.cumsum(1) - batch.terminated.long()) > 0
+    assert over.any() and (adv[over] == 0).all() and (go[over] == 0).all()
+
+
 def test_the_exact_gradient_is_that_of_finite_differences():
     def value(logits):
         return expected_return(WORLD.mdp, logits.softmax(-1)[None], HORIZON).item()

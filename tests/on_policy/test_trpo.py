@@ -9,7 +9,7 @@ from labkit.lanes import Lanes
 from labkit.learner import Learner
 from labkit.nn import Table
 from labkit.on_policy.family import a2c
-from labkit.on_policy.trpo import conjugate_gradients, fisher, natural_step, trpo
+from labkit.on_policy.trpo import conjugate_gradients, fisher, natural_step, step_within, trpo
 from labkit.paper import changed
 
 both = pytest.mark.parametrize("world", ["control.cartpole", "control.pendulum"])
@@ -94,6 +94,14 @@ def test_a_rejected_lane_keeps_its_parameters_bit_for_bit(collected, world):
     same = (before == c.learner.nets["pi"].theta).all(1)
     assert same.tolist() == [False, True, False]
     assert c.batch.info["accepted"].tolist() == [1, 0, 1] and c.batch.info["kl"][1] == 0
+
+
+@both
+def test_steps_the_wrong_way_are_all_rejected_and_taken_back(collected, world):
+    c = collected(trpo, world)
+    before = c.learner.nets["pi"].theta.clone()
+    step_within(c.algo, c.learner, c.batch, c.k, lambda product, gain, k: -gain)
+    assert torch.equal(before, c.learner.nets["pi"].theta) and not c.batch.info["accepted"].any()
 
 
 def test_a_step_too_long_is_shortened(collected):
