@@ -41,6 +41,6 @@ def exactly(truth: bool, value: float, what: str) -> Verdict:
 
 
 def together(*parts: Verdict) -> Verdict:
-    """A claim of several parts is as good as its weakest: its numbers are that part's, its rule names all."""
-    weakest = min(parts, key=lambda v: _ORDER.index(v.held))
+    """A claim is as good as its weakest part: its numbers are that part's, an estimate's where there is one; its rule names all."""
+    weakest = min(parts, key=lambda v: (_ORDER.index(v.held), v.low == v.high))
     return Verdict(weakest.value, weakest.low, weakest.high, weakest.held, "; and ".join(f"{v.rule} ({v.held})" for v in parts))

@@ -24,4 +24,5 @@ def test_the_weakest_part_decides_and_all_rules_are_told():
     assert together(good, open_).held == "inconclusive" and together(good, open_).value == open_.value
     whole = together(good, open_, bad)
     assert whole.held == "not held" and whole.value == 0.4 and all(f"({v.held})" in whole.rule for v in (good, open_, bad))
-    assert together(good, exactly(True, 1.0, "c")).held == "held"
+    both = together(exactly(True, 1.0, "c"), good)
+    assert both.held == "held" and both.value == good.value
