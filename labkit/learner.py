@@ -85,7 +85,8 @@ class Learner:
     def fork(self, lanes: Lanes) -> Learner:
         """A copy that goes on with other settings: as many lanes, with the same seeds. LabError for any other number."""
         if len(lanes) != len(self.lanes) or lanes.seeds != self.lanes.seeds:
-            raise LabError(f"This learner has {len(self.lanes)} lanes with seeds {self.lanes.seeds}; start it with as many, not {len(lanes)}.")
+            mine = f"{len(self.lanes)} lanes with seeds {self.lanes.seeds}"
+            raise LabError(f"This learner has {mine}; start it with as many, not {len(lanes)}.")
         twin = self.copy()
         twin.lanes = lanes
         return twin

@@ -34,7 +34,8 @@ def check_which_lane(answer):
     lanes = Lanes((5, 6, 7), {"eps": (0.1, 0.2)})
     said = answer(1, 2, 3)
     assert said is not None, "which_lane returns nothing yet."
-    assert lanes.name(5) == "lane 5 (eps=0.2, seed 7)" and said == 5, f"Setting 1 with the last of 3 seeds is the last of 6 lanes, number 5; you said {said}."
+    assert lanes.name(5) == "lane 5 (eps=0.2, seed 7)"
+    assert said == 5, f"Setting 1 with the last of 3 seeds is the last of 6 lanes, number 5; you said {said}."
     assert answer(1, 0, 3) == 3, "The seeds of one setting stand side by side: setting 1 begins after the 3 lanes of setting 0."
 
 
@@ -63,7 +64,8 @@ def furthest_by_return(record):
 def check_furthest(answer):
     kl = torch.tensor([[9.0, 9.0, 0.0, 0.0, 0.0, 0.0], [0.0, 5.0, 3.0, 4.0, 1.0, 1.0]])
     gained = torch.tensor([[0.0] * 6, [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]])
-    made = Record("ppo", "grid.fourrooms", Lanes((0, 1), {"eps": (0.1, 0.2, 0.4)}), torch.tensor([0, 9]), {"kl from start": kl, "return": gained})
+    lanes = Lanes((0, 1), {"eps": (0.1, 0.2, 0.4)})
+    made = Record("ppo", "grid.fourrooms", lanes, torch.tensor([0, 9]), {"kl from start": kl, "return": gained})
     said = answer(made)
     assert said is not None, "furthest returns nothing yet."
     assert said != 0.4, "0.4 has the best return in this record; the question is about the drift."
@@ -87,7 +89,10 @@ EXERCISES = [
         stub=which_lane,
         solution=which_lane_solution,
         wrong={"seeds outermost": lambda setting, seed, seeds: seed * 2 + setting, "counts from one": lambda p, s, n: p * n + s + 1},
-        hints=("Write the six lanes of two settings and three seeds down in a row.", "Each setting before yours takes as many lanes as there are seeds."),
+        hints=(
+            "Write the six lanes of two settings and three seeds down in a row.",
+            "Each setting before yours takes as many lanes as there are seeds.",
+        ),
     ),
     Exercise(
         key="00.3",

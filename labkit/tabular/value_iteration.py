@@ -69,4 +69,4 @@ def check(seeds: int = 20, gamma: float = 0.9, sweeper: Tabular = value_iteratio
     held = bool(shrinks.all() and bounded.all() and (leaps < sweeps).all())
     ratio = sweeps / leaps
     mean, half = ratio.mean().item(), float(student.ppf(0.975, seeds - 1)) * ratio.std().item() / seeds**0.5
-    return Verdict(mean, mean - half, mean + half, held, RULE)
+    return Verdict(mean, mean - half, mean + half, "held" if held else "not held", RULE)
