@@ -86,6 +86,7 @@ class Explorer(pn.viewable.Viewer):
         self.shown: LiveRun | None = None
         self.gallery = Gallery()
         self.drawn: tuple = ()
+        self.put = 0  # where `_place` has put the slider
         self.drawing: Future[dict[str, go.Figure]] | None = None
         self.said = (NEW, False)
         self._build_controls()
@@ -168,7 +169,7 @@ class Explorer(pn.viewable.Viewer):
             pn.Row(self.cards["return"], self.cards["drift"], **BARE),
             pn.Row(self.cards["floor"], self.cards["floor B"], **BARE),
             self.cards["frontier"],
-            pn.Row(save, draw, **BARE),
+            pn.Row(save, draw, **WIDE, margin=(0, 10, 0, 0)),
             **BARE,
         )
         self.top = self._theme_switch()
@@ -192,7 +193,8 @@ class Explorer(pn.viewable.Viewer):
         values = study.read_knobs(self.knobs).get(name, (knob.default,))
         places = sorted({*study.notches(knob), values[-1]})
         slider = pn.widgets.DiscreteSlider(name=name, options={f"{v:g}": v for v in places}, value=values[-1], **FIELD)
-        field = pn.widgets.TextInput(value=", ".join(f"{v:g}" for v in values), width=104, stylesheets=[INPUT], margin=(24, 6, 6, 6))
+        said = ", ".join(f"{v:g}" for v in values)
+        field = pn.widgets.TextInput(name="values", value=said, width=104, stylesheets=[INPUT], margin=(2, 6, 6, 6))
         field.param.watch(self._guard(lambda event: self._turn(name, event.new)), "value")
         slider.param.watch(lambda event: self._slide(field, event.new), "value")
         row = pn.Row(slider, field, **BARE)
@@ -354,7 +356,9 @@ class Explorer(pn.viewable.Viewer):
         return io.StringIO(f"{head}<h1>{html.escape(str(self.settings))}</h1>{''.join(parts)}")
 
     def _scrub(self, moment: int) -> None:
-        self.moment = -1 if moment >= self.slider.end else moment
+        """The slider was moved, by the reader or by `_place`."""
+        if moment != self.put:
+            self.moment = -1 if moment >= self.slider.end else moment
 
     def _guard(self, act: Callable[..., Any]) -> Callable[..., Any]:
         """`act`, with a LabError shown in the status line."""
@@ -416,10 +420,12 @@ class Explorer(pn.viewable.Viewer):
         for name, pane in self.panes.items():
             fig = pictures.get(name)
             pane.object = fig
-            self.notes[name].object = f"<p class=soft>{html.escape(figures.alt(fig))}</p>" if fig else ""
+            words = figures.alt(fig) if fig else ""
+            self.notes[name].object = f"<p class=soft>{html.escape(words[:1].upper() + words[1:])}</p>"
             self.cards[name].visible = fig is not None
         last = run.moments - 1
         at = last if self.moment < 0 else min(self.moment, last)
+        self.put = at
         self.slider.param.update(end=max(1, last), value=at, disabled=not last)
         self.when.object = f"<p>Step {run.part(at, at + 1, fields=False).steps[0].item():,}</p>"
 

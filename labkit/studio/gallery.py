@@ -74,8 +74,12 @@ class Gallery:
 
     def _floor(self, settings: Settings, run: LiveRun, view: View) -> go.Figure | None:
         record, ground = run.record(), study.ground(settings.world, settings.layout)
-        at, point = place(record, view), max(view.setting, 0)
-        return plain(figures.grid_arrows, cut(record, at, at + 1), ground, point, None if view.seed < 0 else view.seed) if ground else None
+        if ground is None:
+            return None
+        at, point = place(record, view), min(max(view.setting, 0), len(record.lanes.points) - 1)
+        fig = plain(figures.grid_arrows, cut(record, at, at + 1), ground, point, None if view.seed < 0 else view.seed)
+        below = fig.layout.margin.b or 20
+        return fig.update_layout(height=(fig.layout.height or 400) - below + 20, margin_b=20)  # no slider stands there
 
 
 def place(record: Record, view: View) -> int:
@@ -94,12 +98,16 @@ def cut(record: Record, first: int, end: int) -> Record:
 def overlay(fig: go.Figure, other: go.Figure, point: int, name: str) -> None:
     """Add the lines of setting `point` of another run's figure, in a colour of their own and called `name`."""
     old, new = style(point), style(3)
-    swap = {old["color"]: new["color"]} | {rgba(old["color"], a): rgba(new["color"], a) for a in (0.22, 0.45)}
+    solid, clear = (rgba(look["color"], 1).rsplit(",", 1)[0] for look in (old, new))  # of any opacity
+
+    def change(colour: str | None) -> str | None:
+        return new["color"] if colour == old["color"] else colour.replace(solid, clear) if colour and colour.startswith(solid) else None
+
     for trace in other.data:
-        if trace.line.color in swap:
-            trace.line.update(color=swap[trace.line.color], dash=new["dash"])
-        elif trace.fillcolor in swap:
-            trace.fillcolor = swap[trace.fillcolor]
+        if line := change(trace.line.color):
+            trace.line.update(color=line, dash=new["dash"])
+        elif fill := change(trace.fillcolor):
+            trace.fillcolor = fill
         elif trace.mode == "markers":
             trace.marker.update(color=new["color"], symbol=new["symbol"])
         elif trace.mode == "text":

@@ -199,8 +199,9 @@ def test_training_is_shown(session):
     session.train()
     look(session)
     assert status(session) == "Done: update 3 of 3, 3 steps per seed, 2 lanes."
+    assert session.moment == -1, "it follows the run"
     assert len(session.panes["return"].object.data[0].y) == 3 and session.slider.end == 2 == session.slider.value
-    assert session.notes["return"].object.startswith("<p class=soft>return of policy_iteration in finite.cliff")
+    assert session.notes["return"].object.startswith("<p class=soft>Return of policy_iteration in finite.cliff")
 
 
 def test_scrubbing_redraws(session):
