@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 from labkit import build, worlds
 from labkit.divergence import kl
 from labkit.lanes import Lanes
-from labkit.on_policy.family import Batch, gae
+from labkit.on_policy.family import Batch, gae, reward_to_go
 from labkit.policy import Categorical
 from labkit.tabular.family import policy_gradient
 from labkit.worlds.finite import advantage, expected_return, occupancy, values
@@ -23,11 +23,11 @@ GARNET = worlds.make("finite.garnet", states=6, actions=3, seed=range(4), gamma=
 
 
 def chapter():
-    """The functions that the chapter defines, and what its first cell imports."""
+    """The functions that the chapter defines, without running its cells."""
     cells = [c.source for c in build.draft(build.sources(["02"])[0]).cells if c.cell_type == "code"]
-    code = [node for cell in cells for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef)]
+    kept = (ast.FunctionDef, ast.Import, ast.ImportFrom)
+    code = [node for cell in cells for node in ast.parse(cell).body if isinstance(node, kept)]
     space: dict = {}
-    exec(cells[0], space)
     exec(compile(ast.Module(code, []), "chapter 02", "exec"), space)
     return SimpleNamespace(**space)
 
@@ -154,6 +154,13 @@ def test_the_error_of_an_average_falls_with_the_square_root():
     assert spread[0] / spread[1] == pytest.approx(4, rel=0.12)
 
 
+def test_the_leave_one_out_weights_are_those_of_labkit():
+    _, _, reward, running, ended = CHAPTER.play(ROOMS, COIN[0], Lanes(range(3)), 5, 12)
+    k = SimpleNamespace(gamma=torch.tensor([[0.8]]), baseline=torch.tensor([[1.0]]))
+    batch = Batch(None, None, None, None, reward, ended, torch.zeros_like(ended), None)
+    torch.testing.assert_close(CHAPTER.weights(reward, running, 0.8, 1.0), reward_to_go(batch, k)[0] / 12, rtol=0, atol=1e-5)
+
+
 # 4: the critic
 
 
@@ -193,6 +200,23 @@ def test_at_lambda_one_the_mean_is_q_less_the_critic(corridor):
     torch.testing.assert_close(CHAPTER.moments(world, pi, critic, 1.0)[0], values(world.mdp, pi)[0] - critic[..., None])
 
 
+def test_bias_and_noise_of_the_arrow_by_enumeration(corridor):
+    """At lambda 0 one sample of the arrow is delta * score, of finitely many (state, action, outcome)."""
+    world, pi, critic = corridor
+    A, d = advantage(world.mdp, pi), occupancy(world.mdp, pi)
+    share = (d / d.sum())[..., None] * pi
+    CHAPTER.arrow_error.__globals__.update(share=share, A=A, corridor=world)
+    bias, noise = CHAPTER.arrow_error(pi, critic, 0.0)
+    table = world.table
+    delta = table.reward + 0.9 * critic[:, table.next[0]] * ~table.done - critic[:, :, None, None]  # (1, S, A, B)
+    score = torch.einsum("st,sab->satb", torch.eye(4).double(), torch.eye(2).double() - pi[0, :, None])  # (S, A, S, A)
+    chance, sample = (share[..., None] * table.prob)[0], delta[0, ..., None, None] * score[:, :, None]  # (S, A, B), (S, A, B, S, A)
+    mean, exact = torch.einsum("sab,sabtc->tc", chance, sample), share[0] * A[0]
+    assert bias.item() == pytest.approx(((mean - exact).square().sum() / exact.square().sum()).item())
+    spread = torch.einsum("sab,sabtc->", chance, (sample - mean).square())
+    assert noise.item() == pytest.approx((spread / exact.square().sum()).item())
+
+
 def test_the_length_of_a_score():
     pi = torch.tensor([0.1, 0.2, 0.7]).double()
     torch.testing.assert_close((torch.eye(3) - pi).square().sum(1), 1 - 2 * pi + (pi * pi).sum())
@@ -213,7 +237,7 @@ def test_half_the_fisher_form_is_the_kl_of_a_small_step():
 
 
 def test_the_natural_step_is_the_advantage_in_any_units():
-    p, pay = torch.tensor([0.1, 0.2, 0.7]).double(), torch.tensor([1.0, 0.8, 0.0]).double()
+    p, pay = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64), torch.tensor([1.0, 0.8, 0.0], dtype=torch.float64)
     F, g = torch.diag(p) - torch.outer(p, p), p * (pay - p @ pay)
     space = CHAPTER.natural_step.__globals__
     space.update(F=F, g=g)
