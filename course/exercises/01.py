@@ -56,7 +56,7 @@ def check_both_kls(answer):
 
 
 def best_event(p, q):
-    """p, q (A,) -> the total variation, and a mask (A,) bool: the set of actions whose probability differs most."""
+    """p, q (A,) -> the total variation, and the event that shows it: a mask (A,) of bools."""
     tv = ...        # your code
     event = ...
     return tv, event
@@ -111,7 +111,7 @@ def check_where_it_goes(answer):
 
 
 def drift_estimate(log_p, log_q):
-    """log-probabilities (N,) of actions that p took, under p and under q -> k3 estimates (N,) of KL(p || q)."""
+    """log p(a), log q(a) (N,) of actions a that p took -> k3 estimates (N,) of KL(p || q)."""
     each = ...      # your code
     return each
 
