@@ -36,22 +36,23 @@ class Reading:
 
 
 @torch.no_grad()
-def probe(world: World, lanes_rand: Callable[..., Tensor], behaviour: Callable[[Tensor], Policy], n: int) -> States:
-    """A sample of n states per lane, each at a random moment of a first episode of its own under `behaviour`.
+def probe(world: World, rand: Callable[..., Tensor], behaviour: Callable[[Tensor], Policy], n: int) -> States:
+    """A sample of n states per lane, drawn like the steps of `behaviour`: a state counts by the time spent in it.
 
-    lanes_rand(*shape) -> (L, *shape) uniform, such as learner.rand.
+    Each is taken at a random moment of an episode of its own; an episode that is over by then is replaced by another.
+    rand(*shape) -> (L, *shape) uniform in [0, 1), such as learner.rand.
     """
-    moment = lanes_rand(n) * world.horizon
-    state = world.reset(lanes_rand(n, world.reset_noise))
-    kept, live = world.observe(state), torch.ones_like(moment, dtype=torch.bool)
-    for t in range(world.horizon):
-        obs = world.observe(state)
-        kept = torch.where(live[..., None], obs, kept)
-        action = behaviour(obs).sample(lanes_rand(n, world.actions.noise))
-        state, _, terminated, truncated = world.step(state, action, lanes_rand(n, world.step_noise))
-        live = live & ~terminated & ~truncated & (t + 1 <= moment)
-        if not bool(live.any()):
-            break
+    state = world.reset(rand(n, world.reset_noise))
+    kept, moment = world.observe(state), (rand(n) * world.horizon).long()
+    age, found = torch.zeros_like(moment), moment == 0
+    while not bool(found.all()):
+        action = behaviour(world.observe(state)).sample(rand(n, world.actions.noise))
+        state, _, terminated, truncated = world.step(state, action, rand(n, world.step_noise))
+        over = terminated | truncated
+        state = world.restart(state, over, rand(n, world.reset_noise))
+        moment, age = torch.where(over, (rand(n) * world.horizon).long(), moment), torch.where(over, 0, age + 1)
+        here = ~found & (age == moment)
+        kept, found = torch.where(here[..., None], world.observe(state), kept), found | here
     return States(kept)
 
 

@@ -80,6 +80,19 @@ def test_a_probe_visits_what_the_behaviour_visits():
     assert torch.allclose(share[:, :4], torch.full((2, 4), 0.25), atol=0.05)
 
 
+def test_a_probe_counts_a_state_by_the_time_spent_there():
+    """A random walk whose episodes end early or late: the exact share of steps, swept forward over the clock."""
+    world = worlds.make("finite.chain", n=4, horizon=12)
+    chain, here, share = world.mdp.P[0].mean(1), world.mdp.mu[0], torch.zeros(4, dtype=torch.float64)
+    for _ in range(12):
+        share, here = share + here, here @ chain
+    n = 20_000
+    learner = Learner(Lanes((0, 1)))
+    found = probe(world, learner.rand, tabular(torch.zeros(2, 4, 2)).learner.policy, n).obs.double().mean(1)
+    share = share / share.sum()
+    assert ((found - share).abs() < 4 * (share * (1 - share) / n).sqrt()).all()
+
+
 def test_evaluation_counts_first_episodes_only_and_leaves_the_learner():
     world = worlds.make("control.cartpole")
     small = replace(ppo, shape=Shape(envs=4, steps=8, width=8))
