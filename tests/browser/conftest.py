@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,13 +54,17 @@ def browser(chromium):
 
 @pytest.fixture
 def page(browser):
-    """A fresh page, 1280 x 900, with a patience of 60 s. `page.errors` collects uncaught exceptions of its scripts."""
+    """A fresh page, 1280 x 900, with a patience of 60 s. `page.errors` collects uncaught exceptions of its scripts.
+
+    page.until(condition, seconds) waits; page.updates() says how many updates the live run on the page has made.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.set_default_timeout(60_000)
     context.route(lambda url: not any(url.split("/")[2].startswith(host) for host in LOCAL) and url.startswith("http"), lambda r: r.abort())
     page = context.new_page()
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.until, page.updates = partial(until, page), partial(updates, page)
     yield page
     context.close()
 
@@ -95,6 +100,21 @@ def _answers(url: str) -> bool:
         return False
 
 
+def until(page, condition, seconds=60):
+    """Until condition() holds; else the test fails, with what the page says of its run."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            said = page.locator("[data-updates]").all_inner_texts()
+            pytest.fail(f"did not happen within {seconds} s; the page says {said}")
+        page.wait_for_timeout(100)
+
+
+def updates(page):
+    """How many updates the live run on the page has made."""
+    return int(page.locator("[data-updates]").get_attribute("data-updates"))
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -111,16 +131,23 @@ def jupyter_home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def jupyter(chromium, jupyter_home):
-    """The address of a JupyterLab over `jupyter_home`: open f"{jupyter}/lab/tree/notebooks/03_trust_regions.ipynb"."""
+    """The address of a JupyterLab over `jupyter_home`: open f"{jupyter}/lab/tree/notebooks/03_trust_regions.ipynb?reset".
+
+    Without reset JupyterLab also opens what the test before had open.
+    """
     home = jupyter_home
     quiet = home / "config" / "labconfig"
     quiet.mkdir(parents=True)
     (quiet / "page_config.json").write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    settings = home / "settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # cells out of sight can be found, too
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=localhost", f"--port={port}"]
     command += [f"--ServerApp.root_dir={home}", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
     environment = {"JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_PREFER_ENV_PATH": "1", "PLOTLY_RENDERER": "plotly_mimetype"}
-    environment |= {"DRIFTLAB_HOME": str(home), "JUPYTER_DATA_DIR": str(home / "data"), "PYTHONPATH": str(ROOT)}
+    environment |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "DRIFTLAB_HOME": str(home)}
+    environment |= {"JUPYTER_DATA_DIR": str(home / "data"), "PYTHONPATH": str(ROOT)}
     with serving(command, f"http://localhost:{port}/api", home / "log", **environment):
         yield f"http://localhost:{port}"
 

@@ -2,21 +2,6 @@
 import json
 from urllib.parse import parse_qs, urlsplit
 
-import pytest
-
-
-def updates(page):
-    return int(page.locator("[data-updates]").get_attribute("data-updates"))
-
-
-def wait_for(page, condition, seconds=60):
-    """Until condition() holds."""
-    for _ in range(seconds * 5):
-        if condition():
-            return
-        page.wait_for_timeout(200)
-    pytest.fail(f"did not happen within {seconds} s; the page says {page.locator('[data-updates]').inner_text()!r}")
-
 
 def drawn(page):
     """The data of every figure on the page, by the number of its place: what plotly holds, through shadow trees."""
@@ -55,36 +40,36 @@ def test_train_pause_scrub_and_share(page, explorer):
     page.goto(f"{explorer}/?seeds=3&updates=40")
     train = page.get_by_role("button", name="Train", exact=True)
     train.wait_for()
-    wait_for(page, lambda: query(page).get("world") == "control.cartpole")
+    page.until(lambda: query(page).get("world") == "control.cartpole")
     select(page, "Drift from", "the policy before")
     train.click()
-    wait_for(page, lambda: updates(page) >= 3)
+    page.until(lambda: page.updates() >= 3)
 
     page.get_by_role("button", name="Pause", exact=True).click()
     page.locator("[data-state=paused]").wait_for()
     page.wait_for_timeout(1500)
-    stood = updates(page)
+    stood = page.updates()
     page.wait_for_timeout(2000)
-    assert updates(page) == stood < 40, "a paused run moves"
+    assert page.updates() == stood < 40, "a paused run moves"
     page.get_by_role("button", name="Step", exact=True).click()
-    wait_for(page, lambda: updates(page) == stood + 1)
-    wait_for(page, lambda: len(drawn(page)) >= 3 and len(drawn(page)[0][0][0]["y"]) == stood + 1)
+    page.until(lambda: page.updates() == stood + 1)
+    page.until(lambda: len(drawn(page)) >= 3 and len(drawn(page)[0][0][0]["y"]) == stood + 1)
 
     before = drawn(page)
     assert before[0][1][0]["x0"] == 1024 * (stood + 1)
     page.locator(".bk-input-group", has_text="Moment").locator(".noUi-handle").focus()
     page.keyboard.press("Home")
-    wait_for(page, lambda: drawn(page)[0][1][0]["x0"] == 1024)
+    page.until(lambda: drawn(page)[0][1][0]["x0"] == 1024)
     page.keyboard.press("ArrowRight")
-    wait_for(page, lambda: drawn(page)[0][1][0]["x0"] == 2048)
+    page.until(lambda: drawn(page)[0][1][0]["x0"] == 2048)
     frontier = drawn(page)[-1][0]
     assert frontier != before[-1][0], "the frontier ends where the scrubber stands"
 
-    wait_for(page, lambda: query(page).get("moment") == "1")
+    page.until(lambda: query(page).get("moment") == "1")
     shared = page.context.new_page()
     shared.goto(page.url)
     shared.get_by_role("button", name="Train", exact=True).wait_for()
-    wait_for(shared, lambda: chosen(shared, "Drift from") == "the policy before")
+    page.until(lambda: chosen(shared, "Drift from") == "the policy before")
     assert query(shared) == query(page) and query(page)["reference"] == "previous"
     assert shared.get_by_label("Seeds").input_value() == "3" and shared.get_by_label("Updates").input_value() == "40"
     shared.close()

@@ -25,19 +25,6 @@ def notebook(jupyter_home):
     return path.name
 
 
-def updates(page):
-    return int(page.locator("[data-updates]").get_attribute("data-updates"))
-
-
-def wait_for(page, condition, seconds=40):
-    """Until condition() holds."""
-    for _ in range(seconds * 5):
-        if condition():
-            return
-        page.wait_for_timeout(200)
-    pytest.fail(f"did not happen within {seconds} s; the run stands at {page.locator('[data-updates]').inner_text()!r}")
-
-
 def run_cell(page, number):
     """Run a cell; again if a busy page has missed the keys."""
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
@@ -53,33 +40,33 @@ def run_cell(page, number):
 
 
 def test_a_live_run_in_a_notebook(page, jupyter, notebook):
-    page.goto(f"{jupyter}/lab/tree/{notebook}")
+    page.goto(f"{jupyter}/lab/tree/{notebook}?reset")
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     run_cell(page, 0)
     page.locator("[data-state=idle]").wait_for()
 
     page.get_by_role("button", name="Train").click()
-    wait_for(page, lambda: updates(page) >= 3)
+    page.until(lambda: page.updates() >= 3)
     run_cell(page, 1)
     page.get_by_text("the kernel answers running True").wait_for(timeout=15_000)
 
     page.get_by_role("button", name="Pause").click()
     page.locator("[data-state=paused]").wait_for()
     page.wait_for_timeout(1000)
-    stood = updates(page)
+    stood = page.updates()
     page.wait_for_timeout(1500)
-    assert updates(page) == stood, "a paused run moves"
+    assert page.updates() == stood, "a paused run moves"
     page.get_by_role("button", name="Step").click()
-    wait_for(page, lambda: updates(page) == stood + 1)
+    page.until(lambda: page.updates() == stood + 1)
 
     canvas = page.locator("canvas.lab-curves")
-    wait_for(page, lambda: int(canvas.get_attribute("data-time")) == stood)
+    page.until(lambda: int(canvas.get_attribute("data-time")) == stood)
     at_the_end = canvas.get_attribute("data-values")
     page.get_by_role("slider", name="step").focus()
     page.keyboard.press("Home")
-    wait_for(page, lambda: canvas.get_attribute("data-time") == "0")
+    page.until(lambda: canvas.get_attribute("data-time") == "0")
     page.keyboard.press("ArrowRight")
-    wait_for(page, lambda: canvas.get_attribute("data-time") == "1")
+    page.until(lambda: canvas.get_attribute("data-time") == "1")
     assert canvas.get_attribute("data-values") != at_the_end
 
     page.wait_for_timeout(500)  # the scrubber tells the kernel where it stands once it rests
