@@ -1,4 +1,4 @@
-"""Real learning, on seeds 0 and up: no setting was chosen on these."""
+"""Real learning, on seeds 1000 and up: no setting was chosen on these."""
 from dataclasses import replace
 
 import pytest
@@ -18,7 +18,7 @@ def trained(key, seeds, steps, **options):
     """The last snapshot of ppo with the world's recipe, within `steps` steps per lane."""
     world, algo = worlds.make(key, **options), tuned(ppo, key)
     last = None
-    for snapshot in algo.run(world, Lanes(tuple(range(seeds)))):
+    for snapshot in algo.run(world, Lanes(tuple(range(1000, 1000 + seeds)))):
         if snapshot.step > steps:
             return world, last
         last = snapshot
@@ -37,10 +37,10 @@ def test_pendulum_above_minus_250():
     assert scores.mean() > -250, scores
 
 
-@pytest.mark.parametrize(("key", "size", "seeds", "steps"), [("grid.doorkey", 5, 3, 100_000), ("grid.fourrooms", 9, 2, 250_000)])
-def test_a_grid_of_fixed_layout_to_95_percent_of_the_optimum(key, size, seeds, steps):
+@pytest.mark.parametrize(("key", "view", "size", "steps"), [("grid.doorkey", "full", 5, 100_000), ("grid.fourrooms", "state", 9, 64_000)])
+def test_a_grid_of_fixed_layout_to_95_percent_of_the_optimum(key, view, size, steps):
     """Exactly: over all states, under the step limit. The optimum is that of a policy which may look at the clock."""
-    world, last = trained(key, seeds, steps, size=size, layout_seed=0, view="full")
+    world, last = trained(key, 3, steps, size=size, layout_seed=0, view=view)
     table = enumerate_states(world)
     pi = last.learner.policy(table.obs).probs.detach()
     share = exact_return(table, pi) / optimal_return(table)

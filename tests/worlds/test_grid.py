@@ -385,3 +385,12 @@ def test_tables_name_what_they_cannot_do(monkeypatch):
     monkeypatch.setattr("labkit.worlds.grid.table.LIMIT", 200)
     with pytest.raises(LabError, match="more than 200 states at size 5 x 5; choose a smaller size"):
         enumerate_states(make("grid.doorkey", size=5, layout_seed=0))
+
+
+def test_the_state_view_shows_the_listed_state_and_nothing_once_the_episode_has_ended():
+    world = make("grid.empty", size=5, layout_seed=0, view="state")
+    table = enumerate_states(world)
+    assert torch.equal(table.obs, torch.eye(len(table.mu)))
+    wide = {name: v.expand(1, *v.shape[1:]) for name, v in table.states.items()}
+    after, _, ended, _ = world.step(wide, torch.full(wide["pos"].shape, 2), torch.empty(*wide["pos"].shape, 0))
+    assert ended.any() and torch.equal(world.observe(after).sum(-1), 1 - ended.float())

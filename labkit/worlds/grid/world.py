@@ -141,7 +141,7 @@ class GridWorld(World):
     def observe(self, state: State) -> Tensor:
         """What the policy sees, (L, E, obs_size) float32, as `view` says."""
         if self.view == "state":
-            return torch.nn.functional.one_hot(self.number(state), self.obs_size).float()
+            return (self._name(state)[..., None] == self._names[0]).float()  # all zeros once the episode has ended: nothing is listed there
         kinds = self._seen(state) if self.view == "partial" else self._all(state)
         return self._scaled.index_select(0, kinds).view(*state["pos"].shape, self.obs_size)
 
