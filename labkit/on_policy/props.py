@@ -110,11 +110,13 @@ def check(seeds: int = 20) -> Verdict:
     """A random MDP per seed, its policy fixed after 20 updates of ppo: how far data of 256 to 4096 steps stray, minus on-policy data.
 
     Sampling error: KL(frequencies || policy), averaged over visits. Gradient error: squared distance, over the logits, of the
-    gradient with exact advantages and the data's actions from that with the policy's own.
+    gradient with exact advantages and the data's actions from that with the policy's own. Seeds from 100 up: the knobs were
+    settled after looking at 0 to 19, where a step size of 0.01 with 16 pushes overshot.
     """
-    world = worlds.make("finite.garnet", seed=range(seeds), gamma=0.9)
+    fresh = tuple(range(100, 100 + seeds))
+    world = worlds.make("finite.garnet", seed=fresh, gamma=0.9)
     assert isinstance(world, FiniteWorld)
-    lanes, parts = Lanes(tuple(range(seeds))), []
+    lanes, parts = Lanes(fresh), []
     run = replace(ppo, shape=replace(ppo.shape, envs=4)).run(world, lanes)
     start = [next(run) for _ in range(20)][-1].learner
     pi = chances(start, torch.eye(world.obs_size))
