@@ -56,7 +56,8 @@ def browser(chromium):
 def page(browser):
     """A fresh page, 1280 x 900, with a patience of 60 s. `page.errors` collects uncaught exceptions of its scripts.
 
-    page.until(condition, seconds) waits; page.updates() says how many updates the live run on the page has made.
+    page.until(condition, seconds) waits; page.updates() says how many updates the live run on the page has made;
+    page.open_notebook(address) opens one in JupyterLab and waits for its kernel.
     """
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.set_default_timeout(60_000)
@@ -64,7 +65,7 @@ def page(browser):
     page = context.new_page()
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.until, page.updates = partial(until, page), partial(updates, page)
+    page.until, page.updates, page.open_notebook = partial(until, page), partial(updates, page), partial(open_notebook, page)
     yield page
     context.close()
 
@@ -110,6 +111,12 @@ def until(page, condition, seconds=60):
         page.wait_for_timeout(100)
 
 
+def open_notebook(page, address):
+    """Open a notebook alone, not beside what was open before, and wait until its kernel is connected: what is run earlier is lost."""
+    page.goto(f"{address}?reset")
+    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for()
+
+
 def updates(page):
     """How many updates the live run on the page has made."""
     return int(page.locator("[data-updates]").get_attribute("data-updates"))
@@ -131,10 +138,7 @@ def jupyter_home(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def jupyter(chromium, jupyter_home):
-    """The address of a JupyterLab over `jupyter_home`: open f"{jupyter}/lab/tree/notebooks/03_trust_regions.ipynb?reset".
-
-    Without reset JupyterLab also opens what the test before had open.
-    """
+    """The address of a JupyterLab over `jupyter_home`: open f"{jupyter}/lab/tree/notebooks/03_trust_regions.ipynb"."""
     home = jupyter_home
     quiet = home / "config" / "labconfig"
     quiet.mkdir(parents=True)
