@@ -4,10 +4,9 @@ from playwright.sync_api import Error
 
 
 def test_the_start_page_opens(page, jupyter):
-    page.goto(f"{jupyter}/lab/tree/notebooks/00_start_here.ipynb")
+    page.open_notebook(f"{jupyter}/lab/tree/notebooks/00_start_here.ipynb")
     page.locator(".jp-Notebook h1").first.wait_for()
     assert "Start here" in page.locator(".jp-Notebook h1").first.inner_text()
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     assert page.locator(".jp-Dialog").count() == 0
     assert page.locator(".jp-toast-button").count() == 0
 
