@@ -3,6 +3,7 @@ import io
 import re
 import time
 import zipfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,8 @@ def test_drift_from_a_record_is_what_a_meter_reads(divergence, reference):
     kl = (past * (past / now).log()).sum(-1)
     visited = with_drift(kept, reference, "kl", VISITED)[0].curves[f"kl from {reference}"]
     assert torch.allclose(visited, (kl * where).sum(-1) / where.sum(-1), rtol=1e-3, atol=1e-6)
+    halved = replace(kept, fields=kept.fields | {"occupancy": where / 2})  # an episode that ends leaves less than 1
+    assert torch.allclose(visited, with_drift(halved, reference, "kl", VISITED)[0].curves[f"kl from {reference}"])
 
 
 @pytest.mark.parametrize("key", ["control.cartpole", "control.pendulum"])
@@ -215,9 +218,13 @@ def test_scrubbing_redraws(session):
 
 
 def test_step_and_pause(session):
+    session.train()
+    look(session)
     session.updates = 50
     session.step()
     assert session.shown.wait(30) and session.shown.moments == 1
+    look(session)
+    assert (session.slider.value, session.moment) == (0, -1), "moved by the run, it still follows the run"
     session.train()
     session.pause()
     assert session.shown.wait(30) and session.shown.state == "paused" and session.shown.moments < 50

@@ -133,6 +133,21 @@ def test_a_fork_of_the_same_knobs_is_the_same_run():
     fork.stop()
 
 
+def test_a_run_anew_begins_with_fresh_meters():
+    one = run(3, meters={"kl": DriftMeter(PROBE)})
+    one.start()
+    two = finished(one).anew({"eps": (0.1,)})
+    two.start()
+    ours, theirs = finished(two).record(), one.record()
+    assert ours.lanes.grid == {"eps": (0.1,)} and ours.curves["kl"].equal(theirs.curves["kl"][:, :2])
+    fork = one.fork(1, LANES.grid)
+    fork.step()
+    assert fork.wait(30) and fork.record().curves["kl"].abs().max() < 1e-6, "its first snapshot is its start"
+    with pytest.raises(LabError, match="goes on from 4 lanes, and cannot begin anew with 2"):
+        fork.anew({"eps": (0.1,)})
+    fork.stop()
+
+
 def test_one_setting_may_fork_into_many():
     one = run()
     one.start()
