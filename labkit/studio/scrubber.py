@@ -65,7 +65,7 @@ class Scrubber(anywidget.AnyWidget):
         times = moments(record, most)
         heat, arrows = pack_arrows(record, floor, times) if floor else ({}, b"")
         self.record, self.floor, self.curve_names = record, floor, tuple(curves)
-        about, packed = _about(record, floor, curves, times) | heat, pack_curves(record, curves, times)
+        about, packed = described(record, floor, curves, times) | heat, pack_curves(record, curves, times)
         super().__init__(about=about, curves=packed, arrows=arrows, setting=setting, time=len(times) - 1)
 
     @property
@@ -105,7 +105,7 @@ class Scrubber(anywidget.AnyWidget):
         return bundle[0] | still, bundle[1]
 
 
-def _about(record: Record, floor: Floor | None, curves: Sequence[str], times: torch.Tensor) -> dict[str, Any]:
+def described(record: Record, floor: Floor | None, curves: Sequence[str], times: torch.Tensor) -> dict[str, Any]:
     """What the numbers mean: names, steps, seeds, and the plan of the floor."""
     plan = None
     if floor:

@@ -14,7 +14,7 @@ from labkit.record import Record
 from labkit.studio.figures import Floor
 from labkit.studio.figures.grid import moments
 from labkit.studio.live import LiveRun
-from labkit.studio.scrubber import _about, pack_arrows, pack_curves
+from labkit.studio.scrubber import described, pack_arrows, pack_curves
 from labkit.studio.study import notches
 
 RATE = 20  # pictures a second, at most
@@ -66,7 +66,7 @@ class Growing(anywidget.AnyWidget):
         with self.hold_sync():
             self.time = min(self.time, last) if same and self.time < len(self.times) - 1 else last
             self.setting, self.seed = (self.setting, self.seed) if same else (0, -1)
-            self.arrows, self.about, self.times = arrows, _about(record, floor, curves, times) | heat | {"run": run}, times.tolist()
+            self.arrows, self.about, self.times = arrows, described(record, floor, curves, times) | heat | {"run": run}, times.tolist()
             self.curves = packed  # last: with it the browser reads all of them
 
 
