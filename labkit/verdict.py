@@ -1,5 +1,6 @@
 """What became of a claim: an interval held against a bound by a rule that was written before the numbers."""
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -7,6 +8,7 @@ from torch import Tensor
 from labkit.stats import iqm
 
 Held = Literal["held", "not held", "inconclusive"]
+Side = Literal["above", "below"]
 _ORDER: tuple[Held, ...] = ("not held", "inconclusive", "held")
 
 
@@ -19,6 +21,9 @@ class Verdict:
     high: float
     held: Held
     rule: str
+    bound: float | None = None  # where the rule draws its line; None where nothing is held against a number
+    side: Side = "above"  # the side of the bound on which the claim holds
+    parts: tuple["Verdict", ...] = ()  # of a claim that has several
 
 
 def above(x: Tensor, bound: float, what: str) -> Verdict:
@@ -26,13 +31,13 @@ def above(x: Tensor, bound: float, what: str) -> Verdict:
     found = iqm(x)
     value, low, high = (float(v) for v in (found.value, found.low, found.high))
     held: Held = "held" if low > bound else "not held" if high <= bound else "inconclusive"
-    return Verdict(value, low, high, held, f"{what}: interquartile mean over {found.n} seeds above {bound:g}")
+    return Verdict(value, low, high, held, f"{what}: interquartile mean over {found.n} seeds above {bound:g}", bound)
 
 
 def below(x: Tensor, bound: float, what: str) -> Verdict:
     """The same for below."""
     v = above(-x, -bound, what)
-    return Verdict(-v.value, -v.high, -v.low, v.held, v.rule.replace(f"above {-bound:g}", f"below {bound:g}"))
+    return Verdict(-v.value, -v.high, -v.low, v.held, v.rule.replace(f"above {-bound:g}", f"below {bound:g}"), bound, "below")
 
 
 def exactly(truth: bool, value: float, what: str) -> Verdict:
@@ -40,7 +45,11 @@ def exactly(truth: bool, value: float, what: str) -> Verdict:
     return Verdict(value, value, value, "held" if truth else "not held", what)
 
 
+def weakest(parts: Sequence[Verdict]) -> Verdict:
+    """The part that decides a claim: the one that holds least, of those an estimate where there is one."""
+    return min(parts, key=lambda v: (_ORDER.index(v.held), v.low == v.high))
+
+
 def together(*parts: Verdict) -> Verdict:
-    """A claim is as good as its weakest part: its numbers are that part's, an estimate's where there is one; its rule names all."""
-    weakest = min(parts, key=lambda v: (_ORDER.index(v.held), v.low == v.high))
-    return Verdict(weakest.value, weakest.low, weakest.high, weakest.held, "; and ".join(f"{v.rule} ({v.held})" for v in parts))
+    """A claim is as good as its weakest part: its numbers are that part's; its rule names all."""
+    return replace(weakest(parts), rule="; and ".join(f"{v.rule} ({v.held})" for v in parts), parts=parts)

@@ -1,7 +1,7 @@
 """A verdict follows from its interval by its rule, and a claim is as good as its weakest part."""
 import torch
 
-from labkit.verdict import above, below, exactly, together
+from labkit.verdict import above, below, exactly, together, weakest
 
 SEEDS = torch.linspace(-1, 1, 21)
 
@@ -16,6 +16,7 @@ def test_the_whole_interval_decides():
 def test_below_is_above_upside_down():
     v, w = below(SEEDS + 0.3, 0.7, "x"), above(-SEEDS - 0.3, -0.7, "x")
     assert (v.value, v.low, v.high, v.held) == (-w.value, -w.high, -w.low, w.held)
+    assert (v.bound, v.side, w.bound, w.side) == (0.7, "below", -0.7, "above")
     assert v.low < 0.3 < v.high and v.rule == "x: interquartile mean over 21 seeds below 0.7"
 
 
@@ -24,5 +25,6 @@ def test_the_weakest_part_decides_and_all_rules_are_told():
     assert together(good, open_).held == "inconclusive" and together(good, open_).value == open_.value
     whole = together(good, open_, bad)
     assert whole.held == "not held" and whole.value == 0.4 and all(f"({v.held})" in whole.rule for v in (good, open_, bad))
+    assert whole.parts == (good, open_, bad) and weakest((good, open_)) is open_ and together(good, open_).bound == open_.bound
     both = together(exactly(True, 1.0, "c"), good)
     assert both.held == "held" and both.value == good.value
