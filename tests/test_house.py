@@ -53,8 +53,8 @@ LAYERS = [
     {"errors", "files", "lanes", "nn", "policy", "learner", "snapshot", "paper", "worlds.world"},
     {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
-    {"meter", "occupancy", "record", "store"},
-    {"studio", "syllabus", "progress", "glossary", "build"},
+    {"meter", "occupancy", "record", "store", "ledger"},
+    {"studio", "syllabus", "progress", "glossary", "build", "claims"},
     {"scaffold", "cli"},
 ]
 

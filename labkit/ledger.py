@@ -1,0 +1,226 @@
+"""The ledger: what became of each claim, a file of JSON lines for each paper. Lines are added, never changed.
+
+A verdict rests on code, and goes stale when that code changes: the module that holds the check, the module that holds the
+method, and all that these import from labkit, compared without comments, docstrings, formatting and the wording of cards.
+Which torch computed it is written beside it and makes nothing stale: a rule decides over seeds, not over last bits.
+"""
+import ast
+import hashlib
+import json
+import math
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from filelock import FileLock
+
+from labkit.errors import LabError
+from labkit.files import ROOT, write_whole
+from labkit.paper import discover
+from labkit.verdict import Held, Verdict
+
+FOLDER = ROOT / "course" / "ledger"
+FORMAT = 1
+CARD = {"key", "claim", "base"}  # what a card says that is more than wording
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim put to the test once: what came out, by which rule, on what."""
+
+    key: str  # of the paper
+    held: Held
+    value: float
+    low: float  # of the 95% interval
+    high: float
+    rule: str  # with all its parts
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]  # the check's other arguments: its budget
+    seconds: float  # CPU seconds
+    code: str  # fingerprint of the code that it rests on
+    versions: dict[str, str]
+    machine: str  # what decides the last bits
+    time: str  # when it ended, ISO 8601, UTC
+
+
+def entries(key: str | None = None, folder: Path = FOLDER) -> list[Entry]:
+    """All entries, or a paper's, oldest first. Lines that cannot be read are skipped, with a sentence on stderr."""
+    found = [entry for path in sorted(folder.glob("*.jsonl")) if key in (None, path.stem) for entry in _read(path)]
+    return sorted(found, key=lambda entry: entry.time)
+
+
+def latest(key: str, folder: Path = FOLDER) -> Entry | None:
+    """The verdict: the newest entry on the check's own seeds and settings."""
+    check = check_of(key)
+    own = check and defaults(check)
+    return next((e for e in reversed(entries(key, folder)) if (e.seeds, e.settings) == own), None)
+
+
+def append(entry: Entry, folder: Path = FOLDER) -> None:
+    """Add an entry, whole or not at all; a torn last line, which no one could read, makes room. LabError if the disk refuses."""
+    path = folder / f"{entry.key}.jsonl"
+    line = json.dumps({"format": FORMAT} | asdict(entry), ensure_ascii=False, allow_nan=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            old = path.read_bytes() if path.exists() else b""
+            write_whole(path, old[: old.rfind(b"\n") + 1] + line.encode() + b"\n")
+    except OSError as error:
+        raise LabError(f"The ledger {path} cannot be written ({error.strerror}); free some space, or make its folder yours.") from error
+
+
+def stale(entry: Entry) -> bool:
+    """Has the code that a verdict rests on changed since, or gone?"""
+    return entry.key not in discover() or entry.code != code_of(entry.key)
+
+
+def check_of(key: str) -> Callable[..., Verdict] | None:
+    """A paper's check: `check` in its own file, or `check_<key>` in its family's checks.py. LabError for an unknown key."""
+    family = _method(key).rpartition(".")[0]
+    for module, name in ((f"{family}.{key}", "check"), (f"{family}.checks", f"check_{key}")):
+        if find_spec(module) and (check := getattr(import_module(module), name, None)):
+            return check
+    return None
+
+
+def defaults(check: Callable[..., Verdict]) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The seeds and the settings of a check that is told no others."""
+    told = {name: parameter.default for name, parameter in signature(check).parameters.items()}
+    return tuple(told.pop("seeds")), told
+
+
+def code_of(key: str) -> str:
+    """Fingerprint of the code that a paper's verdict rests on."""
+    check = check_of(key)
+    return fingerprint({_method(key)} | ({check.__module__} if check else set()))
+
+
+def fingerprint(modules: Iterable[str], root: Path = ROOT) -> str:
+    """Of the modules and all that they import from labkit, as the sources under `root` have them: 16 hexadecimal digits.
+
+    The same for every Python: it reads the syntax tree, not the text.
+    """
+    seen: dict[str, str] = {}
+    queue = list(modules)
+    while queue:
+        name = queue.pop()
+        path = _source(name, root)
+        if path and name not in seen:
+            seen[name], named = _facts(path.read_text(encoding="utf-8"))
+            queue += named
+    return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()[:16]
+
+
+def machine() -> str:
+    """What decides the last bits of a number: processor, instruction set, torch."""
+    return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("labkit", "torch", "numpy", "scipy")}
+
+
+def _processor() -> str:
+    """The processor's model where the system tells it, else its kind."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _method(key: str) -> str:
+    """The module that holds a method: its own file, else its family's."""
+    found = discover()
+    if key not in found:
+        raise LabError(f"There is no paper {key!r}; `labkit papers` lists them.")
+    family = type(found[key]).__module__
+    own = f"{family.rpartition('.')[0]}.{key}"
+    return own if find_spec(own) else family
+
+
+def _read(path: Path) -> list[Entry]:
+    """The entries of a file."""
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            found.append(_parse(line, path.stem))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            print(f"{path.name} in {path.parent}: line {number} is skipped: {error}.", file=sys.stderr)
+    return found
+
+
+def _parse(line: str, key: str) -> Entry:
+    """A line of the ledger of `key`. ValueError says in words why it cannot be read."""
+    try:
+        row = json.loads(line)
+        form = row.pop("format")
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError("it is damaged or was not written by labkit") from None
+    if form != FORMAT:
+        raise ValueError(f"its format is {form!r}, a newer labkit's; this one reads {FORMAT}")
+    if row.keys() != {f.name for f in fields(Entry)} or not _sound(row, key):
+        raise ValueError("it is damaged or is about another paper")
+    return Entry(**row | {"seeds": tuple(row["seeds"])})
+
+
+def _sound(row: dict[str, Any], key: str) -> bool:
+    """Has every field its kind of value?"""
+    numbers = [row[name] for name in ("value", "low", "high", "seconds")]
+    texts = [row[name] for name in ("rule", "code", "machine", "time")]
+    return (
+        row["key"] == key
+        and row["held"] in get_args(Held)
+        and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
+        and all(isinstance(x, str) for x in texts)
+        and isinstance(row["seeds"], list)
+        and all(type(seed) is int for seed in row["seeds"])
+        and isinstance(row["settings"], dict)
+        and isinstance(row["versions"], dict)
+    )
+
+
+def _source(module: str, root: Path) -> Path | None:
+    """The file of a module of labkit, if it is one."""
+    top, *rest = module.split(".")
+    path = root.joinpath(top, *rest)
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if top == "labkit" and p.is_file()), None)
+
+
+@cache
+def _facts(source: str) -> tuple[str, list[str]]:
+    """What a module's code is, as a digest, and what it may import: names that are no modules are sorted out later."""
+    tree = ast.parse(source)
+    named = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            named += [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+    return hashlib.sha256(json.dumps(_shape(tree)).encode()).hexdigest(), named
+
+
+def _shape(node: Any) -> Any:
+    """A syntax tree as nested lists, without what is empty (which differs between Pythons) and without words."""
+    if isinstance(node, list):
+        return [_shape(part) for part in node if not _is_text(part)]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Paper":
+        node.keywords = [word for word in node.keywords if word.arg in CARD]
+    parts = [(name, _shape(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return [type(node).__name__, *parts]
+
+
+def _is_text(node: Any) -> bool:
+    """A docstring, or a string that stands alone like one."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
