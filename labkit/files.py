@@ -2,7 +2,15 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_data_path
+
 ROOT = Path(__file__).resolve().parents[1]  # course/ and notebooks/ lie beside labkit/
+
+
+def home() -> Path:
+    """The user's data folder: progress, runs, verdicts of one's own. The environment variable DRIFTLAB_HOME names another."""
+    told = os.environ.get("DRIFTLAB_HOME")
+    return Path(told).expanduser() if told else user_data_path("drift-lab", appauthor=False)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -50,17 +50,15 @@ The file lies in the user's data folder, or in the folder that the environment v
 import importlib.util
 import inspect
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
-from platformdirs import user_data_path
 
 from labkit.errors import LabError
-from labkit.files import ROOT, write_whole
+from labkit.files import ROOT, home, write_whole
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,7 @@ def solution(key: str) -> None:
 
 def file() -> Path:
     """Where the progress is kept."""
-    home = os.environ.get("DRIFTLAB_HOME")
-    return (Path(home).expanduser() if home else user_data_path("drift-lab", appauthor=False)) / "progress.json"
+    return home() / "progress.json"
 
 
 def load() -> dict[str, dict]:
