@@ -26,7 +26,7 @@ from filelock import FileLock
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 from labkit.paper import discover
-from labkit.verdict import Held, Verdict
+from labkit.verdict import Held, Side, Verdict
 
 FOLDER = ROOT / "course" / "ledger"
 FORMAT = 1
@@ -43,6 +43,7 @@ class Entry:
     low: float  # of the 95% interval
     high: float
     rule: str  # with all its parts
+    parts: tuple[Verdict, ...]  # each with its own numbers and bound; one where the rule has one
     seeds: tuple[int, ...]
     settings: dict[str, Any]  # the check's other arguments: its budget
     seconds: float  # CPU seconds
@@ -170,22 +171,35 @@ def _parse(line: str, key: str) -> Entry:
         raise ValueError(f"its format is {form!r}, a newer labkit's; this one reads {FORMAT}")
     if row.keys() != {f.name for f in fields(Entry)} or not _sound(row, key):
         raise ValueError("it is damaged or is about another paper")
-    return Entry(**row | {"seeds": tuple(row["seeds"])})
+    return Entry(**row | {"seeds": tuple(row["seeds"]), "parts": tuple(Verdict(**part | {"parts": ()}) for part in row["parts"])})
 
 
 def _sound(row: dict[str, Any], key: str) -> bool:
     """Has every field its kind of value?"""
-    numbers = [row[name] for name in ("value", "low", "high", "seconds")]
-    texts = [row[name] for name in ("rule", "code", "machine", "time")]
+    texts = [row[name] for name in ("code", "machine", "time")]
     return (
         row["key"] == key
-        and row["held"] in get_args(Held)
-        and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
+        and _judged(row)
+        and len(row["parts"]) > 0
+        and all(part.keys() == {f.name for f in fields(Verdict)} and _judged(part) for part in row["parts"])
+        and type(row["seconds"]) in (int, float)
+        and math.isfinite(row["seconds"])
         and all(isinstance(x, str) for x in texts)
         and isinstance(row["seeds"], list)
         and all(type(seed) is int for seed in row["seeds"])
         and isinstance(row["settings"], dict)
         and isinstance(row["versions"], dict)
+    )
+
+
+def _judged(row: dict[str, Any]) -> bool:
+    """Is it a decision with numbers, and does its bound, where it has one, fit?"""
+    numbers = [row["value"], row["low"], row["high"], *(x for x in [row.get("bound")] if x is not None)]
+    return (
+        row["held"] in get_args(Held)
+        and row.get("side", "above") in get_args(Side)
+        and isinstance(row["rule"], str)
+        and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
     )
 
 
