@@ -100,26 +100,70 @@ def test_the_import_rule_sees_every_kind_of_import(tmp_path):
 
 # what code never does
 
-LOADERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jax"}
+LOADERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jax", "jsonpickle", "pickletools", "cPickle"}
+PARALLEL = {"joblib.Parallel", "joblib.delayed", "joblib.parallel_config"}  # workers, which are told what to do and load no file
+UNPICKLING = {"read_pickle", "read_hdf", "HDFStore", "PackageImporter"}  # of whatever module
+YAML = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
+RUN = {"eval", "exec", "compile", "__import__"}
 RANDOM = {"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "rand_like", "randn_like", "manual_seed", "seed"}
+
+
+def meanings(tree: ast.AST) -> dict[str, str]:
+    """What each imported name stands for: `import numpy as np` -> {"np": "numpy"}."""
+    found = {"np": "numpy"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.asname: a.name for a in node.names if a.asname}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def unsafe(full: str) -> bool:
+    """Does the thing of this full name unpickle what it is given, whatever its options?"""
+    top, _, rest = full.partition(".")
+    name = rest.rpartition(".")[2]
+    loads = (top in LOADERS and full not in PARALLEL and bool(rest)) or (top == "torch" and name.startswith("load"))
+    return loads or name in UNPICKLING or (top == "builtins" and name in RUN)
+
+
+def lenient(full: str, call: ast.Call) -> bool:
+    """Do the options of a call let it unpickle, or build any object?"""
+    options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+    pickles = options.get("allow_pickle", "False") != "False" or options.get("weights_only", "True") != "True"
+    named = call.args and isinstance(call.args[0], ast.Constant) and str(call.args[0].value).split(".")[0]
+    return (
+        pickles
+        or (full == "numpy.load" and len(call.args) > 2)
+        or (full.startswith("yaml.") and full[5:] in YAML and not options.get("Loader", "").endswith("SafeLoader"))
+        or (full.endswith("import_module") and named in LOADERS)
+    )
 
 
 def sins(source: str) -> list[str]:
     """Unsafe loading, running text as code, and randomness from global generators."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    found, tree = [], ast.parse(source)
+    known = meanings(tree)
+
+    def full(node: ast.expr) -> str:
+        first, dot, rest = ast.unparse(node).partition(".")
+        return known.get(first, first) + dot + rest
+
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [a.name for a in node.names if a.name.split(".")[0] in LOADERS | {"random"}]
         elif isinstance(node, ast.ImportFrom):
-            found += [str(node.module)] if str(node.module).split(".")[0] in LOADERS | {"random"} else []
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec", "compile", "__import__"}:
-            found.append(node.func.id)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            owner, name = ast.unparse(node.func.value), node.func.attr
+            names = [f"{node.module}.{a.name}" for a in node.names]
+            found += [name for name in names if unsafe(name) or name.startswith("random.")]
+        elif isinstance(node, ast.Attribute) and unsafe(full(node)):
+            found.append(full(node))
+        elif isinstance(node, ast.Call):
+            name = full(node.func)
+            owner, _, last = name.rpartition(".")
             own_stream = any(k.arg == "generator" for k in node.keywords)
-            unsafe = owner == "torch" and (name == "load" or (name in RANDOM and not own_stream))
-            numpy = owner in {"np.random", "numpy.random"} and name not in {"default_rng", "Generator", "SeedSequence", "Philox"}
-            found += [f"{owner}.{name}"] if unsafe or numpy else []
+            drawn = owner == "torch" and last in RANDOM and not own_stream
+            numpy = owner == "numpy.random" and last not in {"default_rng", "Generator", "SeedSequence", "Philox"}
+            found += [name] if drawn or numpy or name in RUN or lenient(name, node) else []
     return found
 
 
@@ -133,13 +177,39 @@ def test_labkit_loads_nothing_unsafe_and_draws_nothing_global(module):
     [
         ("import pickle, random", 2),
         ("from pickle import loads", 1),
+        ("import _pickle as harmless", 1),
+        ("import dill, shelve, cloudpickle, marshal", 4),
+        ("from joblib import Parallel, delayed, parallel_config", 0),
+        ("from joblib import Parallel, load", 1),
+        ("import joblib", 1),
+        ("from joblib.numpy_pickle import load", 1),
         ("torch.load(f)", 1),
+        ("torch.load(f, weights_only=True)", 1),
+        ("load = torch.load", 1),
+        ("import torch as t\nt.jit.load(f)", 1),
+        ("from torch import load", 1),
+        ("from safetensors.torch import load\nload(data)", 0),
+        ("np.load(f)", 0),
+        ("np.load(f, allow_pickle=False)", 0),
+        ("np.load(f, allow_pickle=True)", 1),
+        ("np.load(f, None, True)", 1),
+        ("from numpy import load\nload(f, allow_pickle=flag)", 1),
+        ("pd.read_pickle(f)", 1),
+        ("from pandas import read_pickle", 1),
+        ("yaml.load(f)", 1),
+        ("yaml.load(f, Loader=yaml.Loader)", 1),
+        ("yaml.load(f, Loader=yaml.SafeLoader); yaml.safe_load(f)", 0),
+        ("from yaml import unsafe_load\nunsafe_load(f)", 1),
+        ("importlib.import_module('pickle')", 1),
+        ("importlib.import_module(name)", 0),
         ("eval(x)", 1),
+        ("import builtins\nbuiltins.exec(x)", 1),
         ("torch.rand(3)", 1),
+        ("import torch as t\nt.rand(3)", 1),
         ("torch.rand(3, generator=g)", 0),
         ("np.random.seed(0)", 1),
         ("np.random.default_rng(0)", 0),
-        ("os.execv(a, b); model.eval(); lanes.rand(3)", 0),
+        ("os.execv(a, b); model.eval(); lanes.rand(3); re.compile(x)", 0),
     ],
 )
 def test_the_rule_catches_what_it_should(source, count):
