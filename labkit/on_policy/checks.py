@@ -1,18 +1,19 @@
 """The claims of the family's bases, put to the test. A paper's own check stands in its file."""
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from labkit import worlds
 from labkit.lanes import Lanes
 from labkit.learner import Learner
 from labkit.nn import Table
 from labkit.on_policy.family import OnPolicy, Shape, a2c, gae, importance, policy_loss, ppo, reinforce, reward_to_go
 from labkit.policy import Categorical
 from labkit.verdict import Verdict, above, below, exactly, together
-from labkit.worlds.finite import FiniteWorld, advantage, expected_return
+from labkit.worlds.control import CartPole
+from labkit.worlds.finite import advantage, chain, expected_return, garnet
 from labkit.worlds.world import World
 
 
@@ -48,11 +49,10 @@ def late_return(algo: OnPolicy, world: World, lanes: Lanes, steps: int) -> Tenso
     return returns[int(0.75 * len(returns)) :].mean(0).view(len(lanes.points), -1)
 
 
-def check_reinforce(seeds: int = 20, batches: int = 200) -> Verdict:
+def check_reinforce(seeds: Sequence[int] = range(20), batches: int = 200) -> Verdict:
     """Chain of 5, uniform policy, batches of 8 episodes: the mean of both estimates against the exact gradient, and their variances."""
-    world = worlds.make("finite.chain", n=5, gamma=0.95, horizon=30)
-    assert isinstance(world, FiniteWorld)
-    lanes = Lanes(tuple(range(seeds * batches)), {"gamma": (0.95,)})
+    world = chain(n=5, gamma=0.95, horizon=30)
+    lanes = Lanes(tuple(seed * batches + i for seed in seeds for i in range(batches)), {"gamma": (0.95,)})
     algo = replace(reinforce, shape=Shape(envs=8))
     learner, k = tabular(algo, world, lanes), lanes.knobs(algo.knobs)
     batch = algo.collect(algo, world, learner, k)
@@ -62,7 +62,7 @@ def check_reinforce(seeds: int = 20, batches: int = 200) -> Verdict:
     for weight in (0.0, 1.0):
         batch.adv, batch.target = reward_to_go(batch, SimpleNamespace(**vars(k) | {"baseline": torch.full_like(k.gamma, weight)}))
         estimate = -learner.gradient("pi", policy_loss(algo, learner, batch.flat(), k)).double()
-        spread.append(estimate.view(seeds, batches, -1).var(1).sum(-1))
+        spread.append(estimate.view(len(seeds), batches, -1).var(1).sum(-1))
         cosine.append(torch.cosine_similarity(estimate.mean(0), exact, dim=0).item())
     return together(
         exactly(min(cosine) > 0.99, min(cosine), "cosine of mean and exact gradient above 0.99, with baseline and without"),
@@ -70,11 +70,9 @@ def check_reinforce(seeds: int = 20, batches: int = 200) -> Verdict:
     )
 
 
-def check_a2c(seeds: int = 20) -> Verdict:
+def check_a2c(seeds: Sequence[int] = range(20)) -> Verdict:
     """Random MDPs and policies, a critic averaged from 500 steps: squared error of the advantage against the exact one, by lambda."""
-    world, gamma = worlds.make("finite.garnet", seed=range(seeds), gamma=0.9), 0.9
-    assert isinstance(world, FiniteWorld)
-    lanes = Lanes(tuple(range(seeds)), {"gamma": (gamma,)})
+    world, lanes = garnet(seed=seeds, gamma=0.9), Lanes(tuple(seeds), {"gamma": (0.9,)})
     algo = replace(a2c, shape=Shape(envs=5, steps=100))
     learner, k = tabular(algo, world, lanes, spread=1.5), lanes.knobs(algo.knobs)
     algo.judge(learner, old := algo.collect(algo, world, learner, k), k)
@@ -83,7 +81,7 @@ def check_a2c(seeds: int = 20) -> Verdict:
     learner.nets["v"].move(fitted, learner.on)
     algo.judge(learner, new := algo.collect(algo, world, learner, k), k)
     pi = chances(learner, torch.eye(world.obs_size))
-    exact = advantage(world.mdp, pi)[torch.arange(seeds)[:, None], new.obs.flatten(1, 2).argmax(-1), new.action.flatten(1)]
+    exact = advantage(world.mdp, pi)[torch.arange(len(seeds))[:, None], new.obs.flatten(1, 2).argmax(-1), new.action.flatten(1)]
     lambdas = torch.linspace(0, 1, 11)
     guesses = [gae(new, SimpleNamespace(gamma=k.gamma, lam=lam.expand_as(k.lam)))[0].flatten(1) for lam in lambdas]
     error = torch.stack([(guess - exact).square().mean(1) for guess in guesses])  # (11, seeds)
@@ -96,9 +94,9 @@ def check_a2c(seeds: int = 20) -> Verdict:
     )
 
 
-def check_ppo(seeds: int = 20, steps: int = 40_000) -> Verdict:
+def check_ppo(seeds: Sequence[int] = range(20), steps: int = 40_000) -> Verdict:
     """CartPole with 10 passes over each batch: return with the clip minus return without."""
-    world, lanes = worlds.make("control.cartpole"), Lanes(tuple(range(seeds)), {"epochs": (10,)})
+    world, lanes = CartPole(), Lanes(tuple(seeds), {"epochs": (10,)})
     clip, none = (late_return(algo, world, lanes, steps)[0] for algo in (ppo, replace(ppo, surrogate=importance)))
     once = Lanes((0,), {"epochs": (1,)})
     whole = replace(ppo, shape=replace(ppo.shape, minibatches=1))

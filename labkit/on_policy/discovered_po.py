@@ -1,16 +1,17 @@
 """discovered_po: a smooth brake on the ratio in place of the clip, in the closed form read off a learned one."""
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from labkit import worlds
 from labkit.lanes import Knob, Lanes
 from labkit.on_policy.checks import late_return
 from labkit.on_policy.family import a2c, ppo
 from labkit.paper import Paper
 from labkit.verdict import Verdict, above, together
+from labkit.worlds.control import CartPole
 
 
 def drift(ratio: Tensor, adv: Tensor, k: SimpleNamespace) -> Tensor:
@@ -50,9 +51,9 @@ discovered_po = replace(
 )
 
 
-def check(seeds: int = 20, steps: int = 40_000) -> Verdict:
+def check(seeds: Sequence[int] = range(20), steps: int = 40_000) -> Verdict:
     """CartPole with 4 and with 16 passes over each batch: return minus ppo's, not lower by 3% of the range of returns (15)."""
-    world, lanes = worlds.make("control.cartpole"), Lanes(tuple(range(seeds)), {"epochs": (4, 16)})
+    world, lanes = CartPole(), Lanes(tuple(seeds), {"epochs": (4, 16)})
     few, many = late_return(discovered_po, world, lanes, steps) - late_return(ppo, world, lanes, steps)
     what = f"minus ppo's, last quarter of {steps} steps"
     return together(above(few, -15, f"return with 4 passes {what}"), above(many, -15, f"return with 16 passes {what}"))

@@ -1,5 +1,5 @@
 """fixpo: a KL penalty that almost keeps the trust region, then repair steps until every state is inside."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from labkit import worlds
 from labkit.divergence import kl
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
@@ -15,6 +14,7 @@ from labkit.on_policy.checks import train
 from labkit.on_policy.family import Batch, OnPolicy, a2c, fit_critic, importance, minibatches, policy_loss, ppo
 from labkit.paper import Paper
 from labkit.verdict import Verdict, above, below, exactly, together
+from labkit.worlds.control import CartPole
 
 LIMIT = 300  # repair steps after which a lane gives its update up
 
@@ -96,9 +96,9 @@ def measured(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace,
     batch.info["outside"] = (kl(flat.policy, learner.policy(flat.obs)).amax(1) > fixpo.knobs["eps_kl"].default).float()
 
 
-def check(seeds: int = 20, steps: int = 40_000) -> Verdict:
+def check(seeds: Sequence[int] = range(20), steps: int = 40_000) -> Verdict:
     """CartPole: updates that leave the bound, under fixpo and under ppo; the share of repair steps; the difference in return."""
-    world, lanes = worlds.make("control.cartpole"), Lanes(tuple(range(seeds)))
+    world, lanes = CartPole(), Lanes(tuple(seeds))
     mine, theirs = (train(replace(a, improve=partial(measured, improve=a.improve)), world, lanes, steps) for a in (fixpo, ppo))
     late = slice(int(0.75 * len(mine["return"])), None)
     return together(

@@ -1,12 +1,11 @@
 """trpo: one step per batch, as long as a trust region in policy space allows."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from labkit import worlds
 from labkit.divergence import kl
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
@@ -14,7 +13,7 @@ from labkit.on_policy.checks import chances, tabular
 from labkit.on_policy.family import Batch, OnPolicy, a2c, fit_critic, minibatches, policy_loss, ppo
 from labkit.paper import Paper
 from labkit.verdict import Verdict, above, exactly, together
-from labkit.worlds.finite import FiniteWorld, expected_return
+from labkit.worlds.finite import expected_return, garnet
 
 Product = Callable[[Tensor], Tensor]
 Direction = Callable[[Product, Tensor, SimpleNamespace], Tensor]
@@ -104,13 +103,12 @@ def plain_step(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespac
         fit_critic(algo, learner, part, k, where)
 
 
-def check(seeds: int = 20, updates: int = 60) -> Verdict:
+def check(seeds: Sequence[int] = range(20), updates: int = 60) -> Verdict:
     """A random MDP per seed whose states' features are scaled from 1 to 100: exact return after natural and after plain steps."""
-    world = worlds.make("finite.garnet", seed=range(seeds), gamma=0.9)
-    assert isinstance(world, FiniteWorld)
+    world = garnet(seed=seeds, gamma=0.9)
     scale, plainly = torch.logspace(0, 2, world.obs_size), world.observe
     world.observe = lambda state: plainly(state) * scale  # type: ignore[method-assign]
-    lanes, returns, largest = Lanes(tuple(range(seeds)), {"gamma": (0.9,)}), [], 0.0
+    lanes, returns, largest = Lanes(tuple(seeds), {"gamma": (0.9,)}), [], 0.0
     for algo in (trpo, replace(trpo, improve=plain_step)):
         run = algo.run(world, lanes, tabular(algo, world, lanes))
         for snapshot in (next(run) for _ in range(updates)):
