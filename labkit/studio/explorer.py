@@ -20,6 +20,7 @@ from labkit.lanes import Knob
 from labkit.studio import figures, study
 from labkit.studio.gallery import Gallery, View
 from labkit.studio.live import LiveRun
+from labkit.studio.pages import BARE, FIELD, INPUT, TEXT, WIDE, box, prose
 from labkit.studio.study import Settings
 
 RATE = 8  # looks at the run a second
@@ -27,20 +28,13 @@ KEEP = 8  # runs that a session keeps
 CAMERA = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "drift"},
           "modeBarButtonsToRemove": ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]}  # fmt: skip
 LINK = ["world", "layout", "algorithm", "knobs", "seeds", "updates", "setting", "seed", "moment",
-        "reference", "divergence", "states", "versus", "theme"]  # fmt: skip
+        "reference", "divergence", "states", "versus"]  # fmt: skip
 
 NEW = "Choose what to train, then press Train. Equal settings give equal runs, seed by seed."
 LAYOUTS = {"another one every episode": -1} | {f"fixed, number {i}": i for i in range(10)}
 TITLES = {"return": "Return", "drift": "Drift", "floor": "Where the policy goes", "floor B": "Where the policy of B goes",
           "frontier": "What the return costs in drift"}  # fmt: skip
-SWITCH = "const d = document.documentElement.dataset; d.theme = d.theme === 'dark' ? 'light' : 'dark'; told.value = d.theme"
 REFERENCES = {"the start": "start", "the policy before": "previous", "the end": "end"}
-_files = Path(__file__).parent / "page"
-PAGE, CSS = (_files / "page.html").read_text(), (_files / "page.css").read_text()
-CARD, TEXT, INPUT = ((_files / name).read_text() for name in ("card.css", "text.css", "input.css"))
-WIDE: dict[str, Any] = {"sizing_mode": "stretch_width"}
-FIELD: dict[str, Any] = WIDE | {"stylesheets": [INPUT], "margin": (4, 6, 6, 0)}
-BARE: dict[str, Any] = WIDE | {"margin": 0}
 
 DRAWERS = ThreadPoolExecutor(1, "drawing")
 
@@ -78,7 +72,6 @@ class Explorer(pn.viewable.Viewer):
     divergence = param.String("kl")
     states = param.String("")
     versus = param.String("", doc="the run to compare with, as str(Settings)")
-    theme = param.String("")
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -109,10 +102,6 @@ class Explorer(pn.viewable.Viewer):
         button.on_click(lambda event: self._guard(act)())
         return button
 
-    @staticmethod
-    def _text(words: str = "") -> pn.pane.HTML:
-        return pn.pane.HTML(words, stylesheets=[TEXT], **WIDE, margin=(4, 0))
-
     def _number(self, name: str, label: str, start: int, end: int) -> pn.widgets.IntInput:
         field = pn.widgets.IntInput(name=label, value=getattr(self, name), start=start, end=end, **FIELD)
         field.link(self, value=name, bidirectional=True)
@@ -124,9 +113,9 @@ class Explorer(pn.viewable.Viewer):
             "layout": self._select("layout", "Layout of the grid", LAYOUTS),
             "algorithm": self._select("algorithm", "Method", [self.algorithm]),
         }
-        self.card = self._text()
+        self.card = prose()
         self.knob_box = pn.Column(**BARE)
-        self.status = self._text()
+        self.status = prose()
         self.buttons = {
             "train": self._button("Train", self.train, button_type="primary"),
             "pause": self._button("Pause", self.pause),
@@ -136,10 +125,10 @@ class Explorer(pn.viewable.Viewer):
         numbers = pn.Row(self._number("seeds", "Seeds", 1, 64), self._number("updates", "Updates", 1, 2000), **BARE)
         train, *rest = self.buttons.values()
         self.controls = pn.Column(
-            self._text("<h3>World</h3>"), self.menus["world"], self.menus["layout"],
-            self._text("<h3>Method</h3>"), self.menus["algorithm"], self.card,
-            self._text("<h3>Run</h3>"), numbers, train, pn.Row(*rest, **BARE), self.status,
-            self._text("<h3>Knobs</h3><p class=soft>Several values, such as 0.1, 0.2, are trained side by side.</p>"), self.knob_box,
+            prose("<h3>World</h3>"), self.menus["world"], self.menus["layout"],
+            prose("<h3>Method</h3>"), self.menus["algorithm"], self.card,
+            prose("<h3>Run</h3>"), numbers, train, pn.Row(*rest, **BARE), self.status,
+            prose("<h3>Knobs</h3><p class=soft>Several values, such as 0.1, 0.2, are trained side by side.</p>"), self.knob_box,
             **BARE,
         )  # fmt: skip
 
@@ -157,7 +146,7 @@ class Explorer(pn.viewable.Viewer):
         self.when = pn.pane.HTML("", stylesheets=[TEXT], width=140, margin=(20, 0, 0, 12))
         floors, curves = {"align": "center", "margin": 0}, BARE | {"height": 330}
         self.panes = {name: pn.pane.Plotly(None, config=CAMERA, **(floors if "floor" in name else curves)) for name in TITLES}
-        self.notes = {name: self._text() for name in self.panes}
+        self.notes = {name: prose() for name in self.panes}
         again = self.again = self._button("Run it again", self.train_versus, visible=False)
         save = pn.widgets.FileDownload(label="Download the run", filename="run.zip", callback=self._guard(self.zipped), **FIELD)
         draw = pn.widgets.FileDownload(label="Download the pictures", filename="drift.html", **FIELD)
@@ -165,28 +154,16 @@ class Explorer(pn.viewable.Viewer):
         self.cards = {name: self._card(name, title) for name, title in TITLES.items()}
         menus = [self.menus[name] for name in ("reference", "divergence", "states", "setting", "seed", "versus")]
         self.view = pn.Column(
-            self._box(pn.Row(self.slider, self.when, **BARE), pn.Row(*menus, again, **BARE)),
+            box(pn.Row(self.slider, self.when, **BARE), pn.Row(*menus, again, **BARE)),
             pn.Row(self.cards["return"], self.cards["drift"], **BARE),
             pn.Row(self.cards["floor"], self.cards["floor B"], **BARE),
             self.cards["frontier"],
             pn.Row(save, draw, **WIDE, margin=(0, 10, 0, 0)),
             **BARE,
         )
-        self.top = self._theme_switch()
-
-    def _theme_switch(self) -> pn.Row:
-        """The page switches its theme by itself, and says so through a field that is not shown."""
-        told = pn.widgets.TextInput(value=self.theme, visible=False)
-        told.link(self, value="theme")
-        switch = pn.widgets.Button(name="Light / dark", stylesheets=[INPUT], margin=0)
-        switch.js_on_click(args={"told": told}, code=SWITCH)
-        return pn.Row(switch, told, margin=0)
-
-    def _box(self, *parts: Any) -> pn.Column:
-        return pn.Column(*parts, stylesheets=[CARD], **WIDE, margin=(0, 16, 16, 0))
 
     def _card(self, name: str, title: str) -> pn.Column:
-        return self._box(self._text(f"<h2>{title}</h2>"), self.panes[name], self.notes[name])
+        return box(prose(f"<h2>{title}</h2>"), self.panes[name], self.notes[name])
 
     def _knob_row(self, name: str, knob: Knob) -> pn.Column:
         """A slider that moves the last value, and a field that holds them all."""
@@ -198,7 +175,7 @@ class Explorer(pn.viewable.Viewer):
         field.param.watch(self._guard(lambda event: self._turn(name, event.new)), "value")
         slider.param.watch(lambda event: self._slide(field, event.new), "value")
         row = pn.Row(slider, field, **BARE)
-        return pn.Column(row, self._text(f"<p class=soft>{html.escape(knob.doc)}</p>"), **WIDE, margin=(0, 0, 10, 0))
+        return pn.Column(row, prose(f"<p class=soft>{html.escape(knob.doc)}</p>"), **WIDE, margin=(0, 0, 10, 0))
 
     # ---- settings ------------------------------------------------------------------------------------------------
 
