@@ -1,7 +1,9 @@
 """Lanes: settings x seeds, side by side on axis 0 of every tensor."""
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
+from operator import index
 from types import SimpleNamespace
 
 import torch
@@ -30,6 +32,25 @@ class Knob:
     doc: str
 
 
+def _seeds(given: Iterable[int]) -> tuple[int, ...]:
+    """Seeds as plain integers, each once."""
+    try:
+        seeds = tuple(index(s) for s in given)
+    except TypeError as error:
+        raise LabError(f"Seeds are a list of whole numbers, such as range(10); got {given!r}.") from error
+    if not seeds or len(set(seeds)) < len(seeds) or not all(-(2**63) <= s < 2**63 for s in seeds):
+        raise LabError(f"Lanes need at least one seed, each once and within 64 bits; got {seeds}.")
+    return seeds
+
+
+def _values(name: str, given: Iterable[float]) -> tuple[float, ...]:
+    """The values of one knob."""
+    values = tuple(given) if isinstance(given, Iterable) else ()
+    if not values or not all(isinstance(v, Real) for v in values):
+        raise LabError(f"Knob {name!r} takes a list of numbers, such as {{{name!r}: (0.1, 0.2)}}; got {given!r}.")
+    return values
+
+
 @dataclass(frozen=True)
 class Lanes:
     """L = settings x seeds. `grid` has one entry per slider; a lane is one of its points with one seed.
@@ -43,13 +64,12 @@ class Lanes:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        object.__setattr__(self, "grid", {name: tuple(values) for name, values in self.grid.items()})
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise LabError(f"Lanes need at least one seed, each once; got {self.seeds}.")
-        for name, values in self.grid.items():
-            if not values:
-                raise LabError(f"Knob {name!r} has no values; give at least one, such as ({name!r}: (0.2,)).")
+        object.__setattr__(self, "seeds", _seeds(self.seeds))
+        object.__setattr__(self, "grid", {name: _values(name, values) for name, values in self.grid.items()})
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise LabError(f"PyTorch has no device {self.device!r} here; give 'cpu', or 'cuda' where a GPU is at hand.") from error
 
     @property
     def points(self) -> list[dict[str, float]]:

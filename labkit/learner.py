@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,7 +44,9 @@ class Learner:
         return self.stream()(0, *shape)
 
     def policy(self, obs: Tensor) -> Policy:
-        """The policy at obs (L, N, obs_size); obs (N, obs_size) is shared by all lanes."""
+        """The policy at obs (L, N, obs_size); obs (N, obs_size) is shared by all lanes. LabError for another obs_size."""
+        if obs.shape[-1] != self.nets["pi"].sizes[0]:
+            raise LabError(f"This policy sees {self.nets['pi'].sizes[0]} numbers; got observations of shape {tuple(obs.shape)}.")
         out, free = self.nets["pi"](self._spread(obs))
         return HEADS[self.head](out, free)
 
@@ -90,6 +92,16 @@ class Learner:
         twin = self.copy()
         twin.lanes = lanes
         return twin
+
+    def resume(self, lanes: Lanes, fresh: Learner) -> Learner:
+        """A fork that goes on where `fresh` would begin. LabError where this one comes from another world or method."""
+        for name, net in fresh.nets.items():
+            mine, ends = self.nets.get(name), (net.sizes[0], net.sizes[-1])
+            if self.head != fresh.head or mine is None or (mine.sizes[0], mine.sizes[-1]) != ends:
+                raise LabError(f"This learner was not trained here: {name!r} must go from {ends[0]} numbers to {ends[1]} ({fresh.head}).")
+        if self.memory.get("world", {}).keys() != fresh.memory.get("world", {}).keys():
+            raise LabError("This learner's world is in another state than this world can be; start in the world that it was trained in.")
+        return self.fork(lanes)
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All state as named tensors and a JSON-able rest; `unpack` is the inverse."""
@@ -140,3 +152,34 @@ def _nest(plain: dict[str, Any], path: str, tensors: dict[str, Tensor]) -> dict[
         return tensors[f"{path}/{key}"].clone() if value is None else value
 
     return {key: back(key, value) for key, value in plain.items()}
+
+
+def branch(learner: Learner, grid: Mapping[str, tuple[float, ...]], setting: int | None = None) -> Learner:
+    """A copy that goes on with other knobs and the same seeds.
+
+    Lane k goes on from lane k; with `setting`, every setting of `grid` goes on from that one. LabError where the settings
+    are not as many as here, and `setting` does not say from which they go on.
+    """
+    mine, lanes = learner.lanes, Lanes(learner.lanes.seeds, grid, learner.lanes.device)
+    points = range(len(lanes.points)) if setting is None else [setting] * len(lanes.points)
+    if not 0 <= max(points) < len(mine.points) or (setting is None and len(points) != len(mine.points)):
+        raise LabError(f"This run has {len(mine.points)} settings, the fork {len(points)}; say from which `setting` it goes on.")
+    seeds = len(mine.seeds)
+    return take(learner, torch.tensor([point * seeds + i for point in points for i in range(seeds)]), lanes)
+
+
+def take(learner: Learner, rows: Tensor, lanes: Lanes) -> Learner:
+    """A copy of a learner whose lane k is lane rows[k] of the old one; lanes may be repeated or left out. rows (L') int64."""
+
+    def pick(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: pick(v) for key, v in value.items()}
+        return value[rows].clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+    new = Learner(lanes, learner.head)
+    new.tick, new.step, new.on, new.notes = learner.tick, learner.step, learner.on[rows].clone(), list(learner.notes)
+    new.memory = pick(learner.memory)
+    for name, net in learner.nets.items():
+        parts = (net.theta.detach()[rows].clone(), net.moments[:, rows].clone(), net.clock[rows].clone())
+        new.nets[name] = type(net).restore(net.sizes, net.free, *parts)
+    return new

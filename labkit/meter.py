@@ -24,6 +24,14 @@ class States:
     obs: Tensor
     weights: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """LabError where there is no state, a number is not finite, or the weights are no distribution over the states."""
+        if self.obs.dim() not in (2, 3) or self.obs.shape[-2] == 0 or not bool(self.obs.isfinite().all()):
+            raise LabError(f"States are finite numbers (N, obs_size) or (L, N, obs_size), N at least 1; got shape {tuple(self.obs.shape)}.")
+        w = self.weights
+        if w is not None and (w.shape[-1] != self.obs.shape[-2] or bool((w < 0).any()) or bool(((w.sum(-1) - 1).abs() > 1e-3).any())):
+            raise LabError(f"Weights are not negative and sum to 1 over the {self.obs.shape[-2]} states; got shape {tuple(w.shape)}.")
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -40,8 +48,10 @@ def probe(world: World, rand: Callable[..., Tensor], behaviour: Callable[[Tensor
     """A sample of n states per lane, drawn like the steps of `behaviour`: a state counts by the time spent in it.
 
     Each is taken at a random moment of an episode of its own; an episode that is over by then is replaced by another.
-    rand(*shape) -> (L, *shape) uniform in [0, 1), such as learner.rand.
+    rand(*shape) -> (L, *shape) uniform in [0, 1), such as learner.rand. LabError for n below 1.
     """
+    if n < 1:
+        raise LabError(f"A probe takes at least 1 state; got n={n}.")
     state = world.reset(rand(n, world.reset_noise))
     kept, moment = world.observe(state), (rand(n) * world.horizon).long()
     age, found = torch.zeros_like(moment), moment == 0
@@ -95,7 +105,9 @@ class DriftMeter:
 
 @torch.no_grad()
 def evaluate(world: World, learner: Learner, episodes: int, greedy: bool = False) -> Tensor:
-    """Return of `episodes` fresh episodes per lane, undiscounted: (L, episodes). Leaves the learner as it is."""
+    """Return of `episodes` fresh episodes per lane, undiscounted: (L, episodes). Leaves the learner as it is. LabError for none."""
+    if episodes < 1:
+        raise LabError(f"A policy is evaluated over at least 1 episode; got episodes={episodes}.")
     learner = learner.copy()
     state = world.reset(learner.rand(episodes, world.reset_noise))
     total, live = torch.zeros(len(learner.lanes), episodes, device=learner.on.device), learner.on.expand(-1, episodes)

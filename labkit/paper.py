@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from labkit.errors import LabError
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
 from labkit.snapshot import Snapshot
@@ -39,6 +40,14 @@ class Algorithm:
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
         """Yield a Snapshot after each update, for ever. With `start`, go on from that learner, bit for bit."""
         raise NotImplementedError
+
+    def expect(self, world: World, lanes: Lanes, start: Learner | None) -> None:
+        """LabError where an argument of `run` is of another kind, such as a world's name in place of the world."""
+        given = {"a World, such as worlds.make('control.cartpole')": (world, World), "Lanes, such as Lanes(range(10))": (lanes, Lanes)}
+        given |= {"a Learner to start from, such as snapshot.learner": (start, Learner)} if start is not None else {}
+        for what, (value, kind) in given.items():
+            if not isinstance(value, kind):
+                raise LabError(f"{self.paper.key} needs {what}; got {value if isinstance(value, str) else type(value).__name__!r}.")
 
 
 def slots(algorithm: Algorithm) -> dict[str, Callable[..., Any]]:

@@ -79,7 +79,12 @@ def record(
     meters: Mapping[str, DriftMeter] | None = None,
     fields: Mapping[str, Callable[[Snapshot], Tensor]] | None = None,
 ) -> Record:
-    """Run for `steps` environment steps per lane and keep every `every`-th snapshot, the first and the last too."""
+    """Run for `steps` environment steps per lane and keep every `every`-th snapshot, the first and the last too.
+
+    LabError where either is below 1.
+    """
+    if not steps >= 1 or not every >= 1:
+        raise LabError(f"A record takes at least 1 step and every 1st snapshot; got steps={steps}, every={every}.")
     recorder = Recorder(algorithm, world, lanes, meters, fields)
     for i, snapshot in enumerate(algorithm.run(world, lanes, start)):
         last = snapshot.step >= steps

@@ -62,7 +62,7 @@ def test_knobs_follow_lane_order():
     [
         (lambda: Lanes(()), "at least one seed"),
         (lambda: Lanes((1, 1)), "each once"),
-        (lambda: Lanes((0,), {"clip": ()}), "'clip' has no values"),
+        (lambda: Lanes((0,), {"clip": ()}), "'clip' takes a list"),
         (lambda: Lanes((0,), {"clop": (0.1,)}).knobs(TABLE), "no knob 'clop'.*lr, clip"),
         (lambda: Lanes((0,), {"clip": (7.0,)}).knobs(TABLE), "clip=7 is out of range.*0 to 1"),
         (lambda: Lanes((0,), {"clip": (float("nan"),)}).knobs(TABLE), "clip=nan is out of range"),

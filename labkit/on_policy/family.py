@@ -71,6 +71,13 @@ class Shape:
     minibatches: int = 4
     kept: int = 1  # batches that are learnt from, the newest and those before it, by methods that keep old ones
 
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            if not isinstance(size, int) or size < 1:
+                raise LabError(f"Shape takes whole numbers from 1 up; got {name}={size!r}.")
+        if self.minibatches > self.envs * self.steps:
+            raise LabError(f"A batch of {self.envs} x {self.steps} steps cannot be cut into {self.minibatches} minibatches; take fewer.")
+
 
 @dataclass(frozen=True)
 class OnPolicy(Algorithm):
@@ -84,8 +91,9 @@ class OnPolicy(Algorithm):
     shape: Shape = Shape()
 
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
+        self.expect(world, lanes, start)
         k = lanes.knobs(self.knobs)
-        learner = start.fork(lanes) if start else self.begin(world, lanes)
+        learner = start.resume(lanes, self.begin(world, lanes)) if start else self.begin(world, lanes)
         while True:
             batch = self.collect(self, world, learner, k)
             self.judge(learner, batch, k)

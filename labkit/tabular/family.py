@@ -39,6 +39,7 @@ class Tabular(Algorithm):
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
         """Yield a Snapshot after each improvement. Metrics, exact: the return, its gap to the best, and kl, from the policy
         before to this one, averaged over this one's occupancy."""
+        self.expect(world, lanes, start)
         k, model = lanes.knobs(self.knobs), exact_model(world, lanes)
         learner = resume(start, model, lanes) if start else begin(model, lanes)
         judged, best = model, best_return(model)

@@ -1,17 +1,20 @@
 """The one namespace of worlds: each enters itself under its key."""
+import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import TypeVar
 
 from labkit.errors import LabError
 from labkit.worlds.world import World
 
+Maker = TypeVar("Maker", bound=Callable[..., World])
 _MAKERS: dict[str, Callable[..., World]] = {}
 
 
-def register(key: str) -> Callable[[Callable[..., World]], Callable[..., World]]:
+def register(key: str) -> Callable[[Maker], Maker]:
     """Enter a maker (a class or a function that returns a World) under its key."""
 
-    def enter(maker: Callable[..., World]) -> Callable[..., World]:
+    def enter(maker: Maker) -> Maker:
         _MAKERS[key] = maker
         return maker
 
@@ -28,6 +31,9 @@ def make(key: str, **options) -> World:
     if key not in _MAKERS:
         near = get_close_matches(key, _MAKERS, 1)
         raise LabError(f"There is no world {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}."))
+    takes = inspect.signature(_MAKERS[key]).parameters
+    if unknown := options.keys() - takes.keys():
+        raise LabError(f"World {key!r} has no option {min(unknown)!r}; it takes {', '.join(takes) or 'none'}.")
     try:
         return _MAKERS[key](**options)
     except TypeError as error:

@@ -1,5 +1,5 @@
 """MiniGrid in batched torch: seven layouts, three views, exact tables, MiniGrid's own pictures."""
-from inspect import signature
+from inspect import Signature, signature
 
 from labkit.worlds.grid import layouts
 from labkit.worlds.grid.table import StateTable, enumerate_states, exact_return, optimal_return
@@ -10,12 +10,14 @@ __all__ = ["GridWorld", "StateTable", "enumerate_states", "exact_return", "optim
 
 
 def _enter(key: str, layout: type[layouts.Layout]) -> None:
-    names = set(signature(layout).parameters)
+    sizes = signature(layout).parameters
 
     def maker(**options) -> GridWorld:
-        mine = {name: options.pop(name) for name in names & set(options)}
+        mine = {name: options.pop(name) for name in sizes.keys() & options.keys()}
         return GridWorld(key, layout(**mine), **options)
 
+    ours = list(signature(GridWorld).parameters.values())[2:]
+    maker.__signature__ = Signature([*sizes.values(), *ours])  # type: ignore[attr-defined]
     register(key)(maker)
 
 
