@@ -1,11 +1,12 @@
 """Figures: pure functions of records and tensors, each with a text alternative."""
 from labkit.studio.figures.curves import drift_over_time, frontier, learning_curve, ratio_histogram
+from labkit.studio.figures.forest import forest, replications
 from labkit.studio.figures.frame import alt, animate, figure, show
 from labkit.studio.figures.grid import Floor, difference_map, floor, flux, grid_arrows, watch
 from labkit.studio.figures.maps import js_distances, policy_map, scale
 from labkit.studio.figures.simplex import ball, place, simplex_path
 
 __all__ = [
-    "Floor", "alt", "animate", "ball", "difference_map", "drift_over_time", "figure", "floor", "flux", "frontier", "grid_arrows",
-    "js_distances", "learning_curve", "place", "policy_map", "ratio_histogram", "scale", "show", "simplex_path", "watch",
+    "Floor", "alt", "animate", "ball", "difference_map", "drift_over_time", "figure", "floor", "flux", "forest", "frontier", "grid_arrows",
+    "js_distances", "learning_curve", "place", "policy_map", "ratio_histogram", "replications", "scale", "show", "simplex_path", "watch",
 ]  # fmt: skip
