@@ -4,7 +4,7 @@ import torch
 
 from labkit.errors import LabError
 from labkit.lanes import Lanes
-from labkit.learner import Learner
+from labkit.learner import Learner, branch, take
 from labkit.nn import Net, Table
 
 LANES = Lanes((0, 1), {"clip": (0.2, 0.8)})
@@ -82,3 +82,28 @@ def test_a_fork_takes_other_settings_of_the_same_lanes():
     assert made.fork(other).lanes == other and made.lanes == LANES
     with pytest.raises(LabError, match=r"4 lanes with seeds \(0, 1\).*not 2"):
         made.fork(Lanes((0, 1)))
+
+
+def test_taking_lanes_keeps_all_that_a_learner_has():
+    old = learner()
+    old.nets["pi"] = Table(4, (3, 2))
+    old.nets["pi"].theta = torch.arange(24.0).view(4, 6).requires_grad_()
+    old.memory = {"deep": {"x": torch.arange(4.0)}, "plain": 7}
+    old.tick, old.step, old.on[3] = 5, 9, False
+    new = take(old, torch.tensor([3, 0]), Lanes((0, 1)))
+    assert (new.tick, new.step, new.memory["plain"], len(new.lanes)) == (5, 9, 7, 2)
+    assert new.memory["deep"]["x"].tolist() == [3, 0] and new.on[:, 0].tolist() == [False, True]
+    assert new.nets["pi"].theta.tolist() == [list(range(18, 24)), list(range(6))] and isinstance(new.nets["pi"], Table)
+    new.nets["pi"].theta.data += 1
+    assert old.nets["pi"].theta[3, 0] == 18, "a copy, not a view"
+
+
+def test_a_branch_goes_on_lane_by_lane_or_all_from_one_setting():
+    old = learner()
+    old.memory = {"x": torch.arange(4.0)}
+    assert branch(old, {"clip": (0.1, 0.3)}).memory["x"].tolist() == [0, 1, 2, 3]
+    grown = branch(old, {"clip": (0.1, 0.3, 0.5)}, setting=1)
+    assert grown.memory["x"].tolist() == [2, 3] * 3 and grown.lanes == Lanes((0, 1), {"clip": (0.1, 0.3, 0.5)})
+    for grid, setting in (({}, None), ({"clip": (0.1,)}, 2), ({"clip": (0.1,)}, -1)):
+        with pytest.raises(LabError, match="has 2 settings, the fork 1; say from which `setting`"):
+            branch(old, grid, setting)

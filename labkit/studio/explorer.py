@@ -16,6 +16,7 @@ import plotly.io
 from labkit import store, worlds
 from labkit.divergence import DIVERGENCES
 from labkit.errors import LabError
+from labkit.knobs import read_knobs, write_knobs
 from labkit.lanes import Knob
 from labkit.studio import figures, study
 from labkit.studio.gallery import Gallery, View
@@ -167,7 +168,7 @@ class Explorer(pn.viewable.Viewer):
 
     def _knob_row(self, name: str, knob: Knob) -> pn.Column:
         """A slider that moves the last value, and a field that holds them all."""
-        values = study.read_knobs(self.knobs).get(name, (knob.default,))
+        values = read_knobs(self.knobs).get(name, (knob.default,))
         places = sorted({*study.notches(knob), values[-1]})
         slider = pn.widgets.DiscreteSlider(name=name, options={f"{v:g}": v for v in places}, value=values[-1], **FIELD)
         said = ", ".join(f"{v:g}" for v in values)
@@ -182,7 +183,7 @@ class Explorer(pn.viewable.Viewer):
     @property
     def settings(self) -> Settings:
         """What the controls say. LabError where they cannot be read."""
-        return Settings(self.world, self.algorithm, study.read_knobs(self.knobs), self.seeds, self.updates, self.layout)
+        return Settings(self.world, self.algorithm, read_knobs(self.knobs), self.seeds, self.updates, self.layout)
 
     @staticmethod
     def _slide(field: pn.widgets.TextInput, value: float) -> None:
@@ -191,11 +192,11 @@ class Explorer(pn.viewable.Viewer):
 
     def _turn(self, name: str, text: str) -> None:
         """A knob's field was edited."""
-        values = study.read_knobs(f"{name}={text.replace(' ', '').strip(',')}")
+        values = read_knobs(f"{name}={text.replace(' ', '').strip(',')}")
         default = (study.methods()[self.algorithm].knobs[name].default,)
-        others = {k: v for k, v in study.read_knobs(self.knobs).items() if k != name}
+        others = {k: v for k, v in read_knobs(self.knobs).items() if k != name}
         self.own_edit = True
-        self.knobs = study.write_knobs(others | ({} if values[name] == default else values))
+        self.knobs = write_knobs(others | ({} if values[name] == default else values))
         self.own_edit = False
 
     own_edit = False
@@ -224,9 +225,9 @@ class Explorer(pn.viewable.Viewer):
         if self.algorithm not in methods:
             raise LabError(f"There is no method {self.algorithm!r}; choose one of {', '.join(methods)}.")
         method = methods[self.algorithm]
-        unknown = study.read_knobs(self.knobs).keys() - method.knobs.keys()
+        unknown = read_knobs(self.knobs).keys() - method.knobs.keys()
         if unknown:
-            self.knobs = study.write_knobs({k: v for k, v in study.read_knobs(self.knobs).items() if k not in unknown})
+            self.knobs = write_knobs({k: v for k, v in read_knobs(self.knobs).items() if k not in unknown})
         self.card.object = f"<p class=soft>{html.escape(method.paper.lesson)}</p>"
         self.knob_box[:] = [self._knob_row(name, knob) for name, knob in reversed(method.knobs.items())]
 

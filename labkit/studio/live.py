@@ -6,14 +6,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from labkit.errors import LabError
 from labkit.lanes import Lanes
-from labkit.learner import Learner
+from labkit.learner import Learner, branch
 from labkit.meter import DriftMeter
 from labkit.paper import Algorithm
 from labkit.record import Record, Recorder
@@ -176,13 +175,8 @@ class LiveRun:
             near = min(kept, key=lambda m: abs(m - moment), default=None)
             remedy = "train first." if near is None else f"the nearest that can be forked is {near}."
             raise LabError(f"The learner of moment {moment} is not at hand; {remedy}")
-        lanes = Lanes(self.lanes.seeds, grid, self.lanes.device)
-        points = range(len(lanes.points)) if setting is None else [setting] * len(lanes.points)
-        if max(points) >= len(self.lanes.points) or (setting is None and len(points) != len(self.lanes.points)):
-            raise LabError(f"This run has {len(self.lanes.points)} settings, the fork {len(points)}; say from which `setting` it goes on.")
-        seeds = len(self.lanes.seeds)
-        start = take(learner, torch.tensor([point * seeds + i for point in points for i in range(seeds)]), lanes)
-        return LiveRun(self.algorithm, self.world, lanes, self.updates, self.seconds, start, self.meters, self.fields)
+        start = branch(learner, grid, setting)
+        return LiveRun(self.algorithm, self.world, start.lanes, self.updates, self.seconds, start, self.meters, self.fields)
 
     # ---- the thread ----------------------------------------------------------------------------------------------
 
@@ -229,20 +223,3 @@ class LiveRun:
             self.error = str(error) if isinstance(error, LabError) else f"{where}: {type(error).__name__} {error}".split("\n")[0] + "."
             self.state, self._busy = "failed", False
             self._told()
-
-
-def take(learner: Learner, rows: Tensor, lanes: Lanes) -> Learner:
-    """A copy of a learner whose lane k is lane rows[k] of the old one; lanes may be repeated or left out. rows (L') int64."""
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: pick(v) for key, v in value.items()}
-        return value[rows].clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-
-    new = Learner(lanes, learner.head)
-    new.tick, new.step, new.on, new.notes = learner.tick, learner.step, learner.on[rows].clone(), list(learner.notes)
-    new.memory = pick(learner.memory)
-    for name, net in learner.nets.items():
-        parts = (net.theta.detach()[rows].clone(), net.moments[:, rows].clone(), net.clock[rows].clone())
-        new.nets[name] = type(net).restore(net.sizes, net.free, *parts)
-    return new

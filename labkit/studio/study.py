@@ -11,6 +11,7 @@ from torch import Tensor
 from labkit import worlds
 from labkit.divergence import DIVERGENCES
 from labkit.errors import LabError
+from labkit.knobs import read_knobs, write_knobs
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
 from labkit.meter import probe
@@ -74,20 +75,6 @@ class Settings:
         if size > SPACE:
             raise LabError(f"This run would keep {size >> 20} MiB, more than {SPACE >> 20}; take fewer seeds, values or updates.")
         return LiveRun(methods()[self.algorithm], world, lanes, self.updates, fields=fields)
-
-
-def write_knobs(knobs: Mapping[str, tuple[float, ...]]) -> str:
-    """{"eps": (0.1, 0.2)} -> 'eps=0.1,0.2'"""
-    return " ".join(f"{name}={','.join(f'{v:g}' for v in values)}" for name, values in sorted(knobs.items()))
-
-
-def read_knobs(text: str) -> dict[str, tuple[float, ...]]:
-    """The inverse of `write_knobs`; a repeated value counts once. LabError where the text is something else."""
-    try:
-        pairs = [word.split("=") for word in text.split()]
-        return {name: tuple(dict.fromkeys(float(v) for v in values.split(","))) for name, values in pairs}
-    except ValueError as error:
-        raise LabError(f"The knobs {text!r} cannot be read; write them like 'eps=0.1,0.2 lr=0.003'.") from error
 
 
 def notches(knob: Knob) -> list[float]:

@@ -50,12 +50,6 @@ def test_what_is_no_run_is_told(text):
         Settings.read(text)
 
 
-def test_knobs_that_cannot_be_read_are_told():
-    assert study.read_knobs("eps=0.1,0.1,.2 lr=1e-3") == {"eps": (0.1, 0.2), "lr": (0.001,)}
-    with pytest.raises(LabError, match="'eps=a' cannot be read"):
-        study.read_knobs("eps=a")
-
-
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -11,12 +11,9 @@ import torch
 from labkit import worlds
 from labkit.errors import LabError
 from labkit.lanes import Lanes
-from labkit.learner import Learner
 from labkit.meter import DriftMeter, States
-from labkit.nn import Table
 from labkit.on_policy.family import Shape, ppo
 from labkit.record import record
-from labkit.snapshot import Snapshot
 from labkit.studio import live
 from labkit.studio.live import LiveRun
 
@@ -250,25 +247,6 @@ def test_reading_while_it_trains_gives_whole_rows():
             counts.add(len(now.steps))
         time.sleep(0.002)
     assert len(counts) > 1 and len(one.record().steps) == 25
-
-
-def tables(world, lanes, start):
-    learner = Learner(lanes)
-    learner.nets["pi"] = Table(len(lanes), (3, 2))
-    learner.memory = {"deep": {"x": torch.arange(float(len(lanes)))}, "plain": 7}
-    yield Snapshot(1, learner, {"return": torch.zeros(len(lanes))})
-
-
-def test_taking_lanes_keeps_all_that_a_learner_has():
-    old = next(tables(WORLD, LANES, None)).learner
-    old.tick, old.step, old.on[3] = 5, 9, False
-    old.nets["pi"].theta = torch.arange(24.0).view(4, 6).requires_grad_()
-    new = live.take(old, torch.tensor([3, 0]), Lanes((0, 1)))
-    assert (new.tick, new.step, new.memory["plain"], len(new.lanes)) == (5, 9, 7, 2)
-    assert new.memory["deep"]["x"].tolist() == [3, 0] and new.on[:, 0].tolist() == [False, True]
-    assert new.nets["pi"].theta.tolist() == [list(range(18, 24)), list(range(6))] and isinstance(new.nets["pi"], Table)
-    new.nets["pi"].theta.data += 1
-    assert old.nets["pi"].theta[3, 0] == 18, "a copy, not a view"
 
 
 def test_the_first_snapshot_comes_within_a_second():
