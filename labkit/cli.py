@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
-from labkit.files import ROOT
+from labkit.files import ROOT, home
 
 START = "notebooks/00_start_here.ipynb"
 
@@ -160,7 +162,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. The exit code: 2 for a LabError, told in one line."""
+    """Run a command. The exit code: 2 for a LabError, 1 for a fault of labkit's own, 130 when interrupted; each told in one line."""
     top = parser()
     args, args_rest = top.parse_known_args(argv)
     if args_rest and not getattr(args, "passes_on", False):
@@ -169,8 +171,25 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except LabError as error:
-        print(f"labkit: {error}", file=sys.stderr)
-        return 2
+        code, words = 2, str(error)
+    except KeyboardInterrupt:
+        code, words = 130, "Interrupted."
+    except Exception as error:
+        code, words = 1, f"A fault of labkit's own, {type(error).__name__}; {log_fault(sys.argv if argv is None else argv)}."
+    print(f"labkit: {words}", file=sys.stderr)
+    return code
+
+
+def log_fault(command: list[str]) -> str:
+    """Append the trace of the exception at hand to a file in the user's data folder; where to find it, in words."""
+    entry = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {' '.join(command)}\n{traceback.format_exc()}\n"
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with (home() / "faults.log").open("a", encoding="utf-8") as log:
+            log.write(entry)
+    except OSError as error:
+        return f"its trace could not be kept ({error.strerror})"
+    return f"its trace is in {home() / 'faults.log'}; please report it"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from labkit import cli
+from labkit import cli, files
 from labkit.errors import LabError
 from labkit.files import ROOT
 from labkit.paper import discover
@@ -35,6 +35,28 @@ def test_a_lab_error_is_one_line_and_code_2(capsys):
     assert cli.main(["build", "97"]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("labkit: There is no chapter 97") and err.count("\n") == 1
+
+
+def test_a_fault_of_our_own_is_told_in_a_line_and_logged_whole(monkeypatch, capsys):
+    from labkit import progress
+
+    monkeypatch.setattr(progress, "report", lambda: {}["gone"])
+    assert cli.main(["progress"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("labkit: A fault of labkit's own, KeyError; its trace is in ") and err.count("\n") == 1
+    log = files.home() / "faults.log"
+    assert "progress\nTraceback" in log.read_text() and "KeyError: 'gone'" in log.read_text()
+    log.unlink()
+    log.mkdir()
+    assert cli.main(["progress"]) == 1 and "could not be kept (Is a directory)" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("labkit.progress.report", interrupted)
+    assert cli.main(["progress"]) == 130 and capsys.readouterr().err == "labkit: Interrupted.\n"
 
 
 @pytest.mark.parametrize("command", [["nonsense"], [], ["build", "--nonsense"]])
