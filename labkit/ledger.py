@@ -11,14 +11,15 @@ import math
 import platform
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from filelock import FileLock
@@ -26,7 +27,7 @@ from filelock import FileLock
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 from labkit.paper import discover
-from labkit.verdict import Held, Side, Verdict
+from labkit.verdict import Held, Verdict
 
 FOLDER = ROOT / "course" / "ledger"
 FORMAT = 1
@@ -59,24 +60,30 @@ def entries(key: str | None = None, folder: Path = FOLDER) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.time)
 
 
-def latest(key: str, folder: Path = FOLDER) -> Entry | None:
-    """The verdict: the newest entry on the check's own seeds and settings."""
+def latest(key: str, folder: Path = FOLDER, seeds: tuple[int, ...] | None = None) -> Entry | None:
+    """The verdict: the newest entry on the check's own settings and its own seeds, or on these. None too where there is no check."""
     check = check_of(key)
-    own = check and defaults(check)
-    return next((e for e in reversed(entries(key, folder)) if (e.seeds, e.settings) == own), None)
+    if check is None:
+        return None
+    own, settings = defaults(check)
+    return next((e for e in reversed(entries(key, folder)) if (e.seeds, e.settings) == (seeds or own, settings)), None)
 
 
 def append(entry: Entry, folder: Path = FOLDER) -> None:
     """Add an entry, whole or not at all; a torn last line, which no one could read, makes room. LabError if the disk refuses."""
     path = folder / f"{entry.key}.jsonl"
-    line = json.dumps({"format": FORMAT} | asdict(entry), ensure_ascii=False, allow_nan=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             old = path.read_bytes() if path.exists() else b""
-            write_whole(path, old[: old.rfind(b"\n") + 1] + line.encode() + b"\n")
+            write_whole(path, old[: old.rfind(b"\n") + 1] + line(entry).encode() + b"\n")
     except OSError as error:
         raise LabError(f"The ledger {path} cannot be written ({error.strerror}); free some space, or make its folder yours.") from error
+
+
+def line(entry: Entry) -> str:
+    """An entry as the ledger holds it. ValueError where a number is not finite."""
+    return json.dumps({"format": FORMAT} | asdict(entry), ensure_ascii=False, allow_nan=False)
 
 
 def stale(entry: Entry) -> bool:
@@ -155,7 +162,7 @@ def _read(path: Path) -> list[Entry]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             found.append(_parse(line, path.stem))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except ValueError as error:
             print(f"{path.name} in {path.parent}: line {number} is skipped: {error}.", file=sys.stderr)
     return found
 
@@ -164,43 +171,32 @@ def _parse(line: str, key: str) -> Entry:
     """A line of the ledger of `key`. ValueError says in words why it cannot be read."""
     try:
         row = json.loads(line)
-        form = row.pop("format")
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise ValueError("it is damaged or was not written by labkit") from None
+    except ValueError:
+        raise ValueError("it is damaged") from None
+    form = row.pop("format", None) if isinstance(row, dict) else None
     if form != FORMAT:
-        raise ValueError(f"its format is {form!r}, a newer labkit's; this one reads {FORMAT}")
-    if row.keys() != {f.name for f in fields(Entry)} or not _sound(row, key):
-        raise ValueError("it is damaged or is about another paper")
-    return Entry(**row | {"seeds": tuple(row["seeds"]), "parts": tuple(Verdict(**part | {"parts": ()}) for part in row["parts"])})
+        newer = isinstance(form, int) and form > FORMAT
+        raise ValueError(f"a newer labkit wrote it, in format {form}; this one reads {FORMAT}" if newer else "labkit did not write it")
+    entry = _as(Entry, row)
+    if entry.key != key:
+        raise ValueError(f"it is about {entry.key}")
+    return entry
 
 
-def _sound(row: dict[str, Any], key: str) -> bool:
-    """Has every field its kind of value?"""
-    texts = [row[name] for name in ("code", "machine", "time")]
-    return (
-        row["key"] == key
-        and _judged(row)
-        and len(row["parts"]) > 0
-        and all(part.keys() == {f.name for f in fields(Verdict)} and _judged(part) for part in row["parts"])
-        and type(row["seconds"]) in (int, float)
-        and math.isfinite(row["seconds"])
-        and all(isinstance(x, str) for x in texts)
-        and isinstance(row["seeds"], list)
-        and all(type(seed) is int for seed in row["seeds"])
-        and isinstance(row["settings"], dict)
-        and isinstance(row["versions"], dict)
-    )
-
-
-def _judged(row: dict[str, Any]) -> bool:
-    """Is it a decision with numbers, and does its bound, where it has one, fit?"""
-    numbers = [row["value"], row["low"], row["high"], *(x for x in [row.get("bound")] if x is not None)]
-    return (
-        row["held"] in get_args(Held)
-        and row.get("side", "above") in get_args(Side)
-        and isinstance(row["rule"], str)
-        and all(type(x) in (int, float) and math.isfinite(x) for x in numbers)
-    )
+def _as(kind: Any, value: Any) -> Any:
+    """What JSON says, as a `kind` of value. ValueError where it is none."""
+    plain, inner = get_origin(kind) or kind, get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict) and value.keys() == (hints := get_type_hints(kind)).keys():
+        return kind(**{name: _as(hint, value[name]) for name, hint in hints.items()})
+    if plain is tuple and isinstance(value, list):
+        return tuple(_as(inner[0], one) for one in value)
+    if plain is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if plain is UnionType:  # with None
+        return value if value is None else _as(inner[0], value)
+    if value in inner if plain is Literal else plain in (str, int, dict) and type(value) is plain:
+        return value
+    raise ValueError(f"{value!r:.40} is not what belongs there")
 
 
 def _source(module: str, root: Path) -> Path | None:
