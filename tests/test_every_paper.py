@@ -1,68 +1,16 @@
-"""What holds for every method of every family, found by discovery. Each family says below where it can be tried."""
+"""What holds for every method of every family, found by discovery."""
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from labkit import store, syllabus, worlds
+from labkit import syllabus
 from labkit.errors import LabError
 from labkit.lanes import Lanes
-from labkit.paper import changed, discover, slots
-
-METHODS = discover()
-
-
-@dataclass(frozen=True)
-class Family:
-    """worlds: discrete and, where supported, continuous. judge: the slot whose NaN makes a lane sick. misfit: a world it cannot take."""
-
-    worlds: tuple[str, ...]
-    judge: str
-    misfit: str | None = None
-
-
-FAMILIES = {
-    "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
-    "tabular": Family(("finite.garnet",), judge="evaluate", misfit="control.cartpole"),
-}
-
-
-def family(method):
-    return type(method).__module__.split(".")[1]
-
-
-def small(method):
-    """The method at a size that a test can afford."""
-    return replace(method, shape=replace(method.shape, envs=4, steps=32, width=8, minibatches=2)) if hasattr(method, "shape") else method
-
-
-def short(key):
-    world = worlds.make(key)
-    world.horizon = min(world.horizon, 20)
-    return world
-
-
-CASES = [(key, world) for key, method in METHODS.items() for world in FAMILIES[family(method)].worlds]
-every_method = pytest.mark.parametrize("key", METHODS)
-everywhere = pytest.mark.parametrize(("key", "world"), CASES)
-
-
-def after(key, world, lanes, updates, start=None):
-    return list(itertools.islice(small(METHODS[key]).run(short(world), lanes, start), updates))
-
-
-def lane(snapshot, i):
-    """All numbers of one lane."""
-    tensors, _ = snapshot.learner.pack()
-    own = {name: t[:, i] if name.endswith("/moments") else t[i] for name, t in tensors.items()}
-    return own | {f"metric {name}": t[i] for name, t in snapshot.metrics.items()}
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    odd = [name for name in one if not torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7))]
-    assert not odd, f"these differ: {odd}"
+from labkit.paper import changed, slots
+from labkit.store.parts import pack_learner, unpack_learner
+from tests.methods import FAMILIES, METHODS, after, assert_same, every_method, everywhere, family, lane, short, small
 
 
 @every_method
@@ -107,10 +55,10 @@ def test_every_knob_acts_on_its_own_lane_alone_and_its_ends_stay_finite(key, wor
 
 
 @everywhere
-def test_a_stored_run_goes_on_bit_for_bit(key, world, tmp_path):
+def test_a_stored_learner_goes_on_bit_for_bit(key, world):
     lanes = Lanes((0, 1))
     run = after(key, world, lanes, 4)
-    resumed = after(key, world, lanes, 2, start=store.load(store.save(run[1].learner, tmp_path / "run")))[-1]
+    resumed = after(key, world, lanes, 2, start=unpack_learner(pack_learner(run[1].learner), lanes))[-1]
     assert resumed.step == run[3].step and resumed.learner.pack()[1] == run[3].learner.pack()[1]
     for i in range(2):
         assert_same(lane(resumed, i), lane(run[3], i))

@@ -1,0 +1,65 @@
+"""Every method of every family, found by discovery, at a size that a test can afford. Each family says here where it can be tried."""
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from labkit import worlds
+from labkit.paper import discover
+
+METHODS = discover()
+
+
+@dataclass(frozen=True)
+class Family:
+    """worlds: discrete and, where supported, continuous. judge: the slot whose NaN makes a lane sick. misfit: a world it cannot take."""
+
+    worlds: tuple[str, ...]
+    judge: str
+    misfit: str | None = None
+
+
+FAMILIES = {
+    "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
+    "tabular": Family(("finite.garnet",), judge="evaluate", misfit="control.cartpole"),
+}
+
+
+def family(method):
+    return type(method).__module__.split(".")[1]
+
+
+def small(method):
+    """The method at a size that a test can afford."""
+    return replace(method, shape=replace(method.shape, envs=4, steps=32, width=8, minibatches=2)) if hasattr(method, "shape") else method
+
+
+def short(key, **options):
+    world = worlds.make(key, **options)
+    world.horizon = min(world.horizon, 20)
+    return world
+
+
+CASES = [(key, world) for key, method in METHODS.items() for world in FAMILIES[family(method)].worlds]
+every_method = pytest.mark.parametrize("key", METHODS)
+everywhere = pytest.mark.parametrize(("key", "world"), CASES)
+
+
+def after(key, world, lanes, updates, start=None):
+    """The first snapshots of a small run."""
+    return list(itertools.islice(small(METHODS[key]).run(short(world), lanes, start), updates))
+
+
+def lane(snapshot, i):
+    """All numbers of one lane."""
+    tensors, _ = snapshot.learner.pack()
+    own = {name: t[:, i] if name.endswith("/moments") else t[i] for name, t in tensors.items()}
+    return own | {f"metric {name}": t[i] for name, t in snapshot.metrics.items()}
+
+
+def assert_same(one, other):
+    """Bit for bit, NaN beside NaN."""
+    assert one.keys() == other.keys()
+    odd = [name for name in one if not torch.equal(one[name].nan_to_num(7), other[name].nan_to_num(7))]
+    assert not odd, f"these differ: {odd}"
