@@ -6,7 +6,6 @@ import subprocess
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
@@ -51,13 +50,13 @@ def build(args: argparse.Namespace) -> int:
 
 
 def papers(args: argparse.Namespace) -> int:
-    """List every method that discovery finds."""
+    """List every method that discovery finds, and what became of its claim."""
     rows = catalogue()
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
-    columns = ("key", "family", "base", "changed", "chapter", "verdict")
-    table = [columns, *([_cell(row[c]) for c in columns] for row in rows)]
+    columns = ("key", "family", "base", "changed", "chapter")
+    table = [(*columns, "verdict", "effect"), *([_cell(row[c]) for c in columns] + _outcome(row["verdict"]) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -68,30 +67,52 @@ def _cell(value: object) -> str:
     return "-" if not value else ", ".join(value) if isinstance(value, list) else str(value)
 
 
+def _outcome(verdict: dict[str, Any] | None) -> list[str]:
+    """A verdict in two cells: the decision; the effect with its interval, which has no width where something was counted."""
+    if verdict is None:
+        return ["-", "-"]
+    value, low, high = (f"{verdict[name]:.3g}" for name in ("value", "low", "high"))
+    return [verdict["held"] + ", stale" * verdict["stale"], value if low == high else f"{value} [{low}, {high}]"]
+
+
 def catalogue() -> list[dict[str, Any]]:
     """One entry per discovered method, by family and key; `verdict` is null until the claim has been judged."""
-    from labkit.paper import changed, discover
+    from labkit import ledger
+    from labkit.paper import changed, discover, module_of
 
     found = discover()
     rows = []
     for key, algorithm in found.items():
-        card = algorithm.paper
-        family = type(algorithm).__module__.split(".")[1]
-        own = Path("labkit") / family / f"{key}.py"
+        card, entry = algorithm.paper, ledger.latest(key)
+        told = ("held", "value", "low", "high", "rule", "time")
         rows.append(
             {
                 "key": key,
                 "title": card.title,
-                "family": family,
+                "family": type(algorithm).__module__.split(".")[1],
                 "base": card.base or None,
                 "changed": changed(algorithm, found[card.base]) if card.base else [],
                 "claim": card.claim,
-                "verdict": None,
-                "file": str(own if (ROOT / own).exists() else own.with_name("family.py")),
+                "verdict": {name: getattr(entry, name) for name in told} | {"stale": ledger.stale(entry)} if entry else None,
+                "file": module_of(algorithm).replace(".", "/") + ".py",
                 "chapter": None if card.chapter is None else f"{card.chapter:02d}",
             }
         )
     return sorted(rows, key=lambda row: (row["family"], row["key"]))
+
+
+def claims(args: argparse.Namespace) -> int:
+    """Judge claims, and tell each verdict as it ends."""
+    from tqdm import tqdm
+
+    from labkit.claims import judge
+
+    def tell(entry) -> None:
+        tqdm.write("  ".join([entry.key, *_outcome(vars(entry) | {"stale": False}), f"{entry.seconds:.0f} s"]))
+
+    if not judge(args.keys, args.seeds, args.first, args.all, args.jobs, args.scheduler, tell=tell):
+        print("Every verdict is fresh; name papers, or add --all, to judge them again.")
+    return 0
 
 
 def new(args: argparse.Namespace) -> int:
@@ -145,6 +166,14 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(papers, "List every method and what it changes.")
     sub.add_argument("--json", action="store_true")
+
+    sub = command(claims, "Put the papers' claims to the test and write what comes out into the ledger.")
+    sub.add_argument("keys", nargs="*", metavar="KEY", help="papers (default: those whose verdict is missing or stale)")
+    sub.add_argument("--all", action="store_true", help="every paper, however fresh its verdict")
+    sub.add_argument("--seeds", type=int, metavar="N", help="how many (default: as many as the check says)")
+    sub.add_argument("--first", type=int, metavar="N", help="the first of them (default: the check's)")
+    sub.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per core)")
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="work on the cluster of this Dask scheduler, such as tcp://host:8786")
 
     sub = command(new, "Begin a paper: its file, its test, its chapter entry.")
     sub.add_argument("family", help="a folder of labkit, such as on_policy")

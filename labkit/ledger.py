@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
-from labkit.paper import discover
+from labkit.paper import discover, module_of
 from labkit.verdict import Held, Verdict
 
 FOLDER = ROOT / "course" / "ledger"
@@ -147,13 +147,11 @@ def _processor() -> str:
 
 
 def _method(key: str) -> str:
-    """The module that holds a method: its own file, else its family's."""
+    """The module that holds the method called `key`. LabError for an unknown one."""
     found = discover()
     if key not in found:
         raise LabError(f"There is no paper {key!r}; `labkit papers` lists them.")
-    family = type(found[key]).__module__
-    own = f"{family.rpartition('.')[0]}.{key}"
-    return own if find_spec(own) else family
+    return module_of(found[key])
 
 
 def _read(path: Path) -> list[Entry]:

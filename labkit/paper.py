@@ -1,5 +1,6 @@
 """A paper is an algorithm object that carries its card; papers are found by walking the package."""
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -59,6 +60,13 @@ def changed(child: Algorithm, parent: Algorithm) -> list[str]:
     """The slots in which `child` differs from `parent`: the whole of a paper's change."""
     theirs = slots(parent)
     return [name for name, piece in slots(child).items() if piece is not theirs.get(name)]
+
+
+def module_of(algorithm: Algorithm) -> str:
+    """The module that holds a method: its own, or its family's."""
+    family = type(algorithm).__module__
+    own = f"{family.rpartition('.')[0]}.{algorithm.paper.key}"
+    return own if importlib.util.find_spec(own) else family
 
 
 def discover() -> dict[str, Algorithm]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
-from labkit.paper import Algorithm, discover, slots
+from labkit.paper import Algorithm, discover, module_of, slots
 from labkit.syllabus import Chapter, load
 
 PAPER = '''"""{key}: say in a line what it changes, and where the paper says so."""
@@ -98,7 +98,7 @@ def new(family: str, key: str, base: str | None = None, slot: str | None = None,
     parent = _base(family, base, found)
     slot = _slot(parent, slot)
     entry = _chapter(key, chapter)
-    home = f"labkit.{family}.{parent.paper.key if (ROOT / 'labkit' / family / f'{parent.paper.key}.py').exists() else 'family'}"
+    home = module_of(parent)
     parameters = inspect.signature(slots(parent)[slot]).parameters
     words = {
         "family": family,
