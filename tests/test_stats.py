@@ -1,4 +1,4 @@
-"""Intervals against SciPy, rliable's metrics, a plain loop, and the coverage that they should have."""
+"""Intervals against SciPy, rliable's metrics, published formulas and plain loops; what they cover is in test_coverage.py."""
 import time
 
 import numpy as np
@@ -28,47 +28,94 @@ def trim_mean(x, axis):
     return scipy.stats.trim_mean(x, 0.25, axis=axis)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(stats.mean, np.mean), (stats.iqm, trim_mean)])
+def level(n, df):
+    """Hesterberg's: the two-sided level at which a percentile interval is Student's for the mean of normal data."""
+    return 1 - 2 * scipy.stats.norm.cdf(scipy.stats.t.ppf(0.025, df) * (n / (n - 1)) ** 0.5)
+
+
 @pytest.mark.parametrize("n", [5, 10, 20])
-def test_intervals_are_scipys_percentile_bootstrap(ours, theirs, n):
-    x = draw(n, seed=n)
-    want = scipy.stats.bootstrap((x.numpy(),), theirs, n_resamples=40_000, method="percentile", rng=np.random.default_rng(1))
-    got, tolerance = ours(x), 0.12 * want.standard_error  # 4 standard errors of two bootstraps
+def test_iqms_interval_is_scipys_percentile_bootstrap_at_hesterbergs_level(n):
+    x, many = draw(n, seed=n), {"n_resamples": 40_000, "confidence_level": level(n, n - 1), "method": "percentile"}
+    want = scipy.stats.bootstrap((x.numpy(),), trim_mean, rng=np.random.default_rng(1), **many)
+    got, tolerance = stats.iqm(x), 0.2 * want.standard_error  # further out than 2.5% a bootstrap is less exact
     assert abs(got.low.item() - want.confidence_interval.low) < tolerance
     assert abs(got.high.item() - want.confidence_interval.high) < tolerance
+
+
+def test_levels_are_hesterbergs_table():
+    tails = {5: 0.0010, 10: 0.0086, 15: 0.0132, 20: 0.0159, 40: 0.0203}  # arXiv 1411.5279
+    assert {n: round(float(stats._levels(1, n)[0]), 4) for n in tails} == tails
+    assert stats._levels(1, 20)[0] < stats._levels(4, 20)[0] < 0.025  # more tasks, more degrees of freedom
+
+
+def test_means_interval_is_the_wider_of_two_plain_bootstraps():
+    x, rng = draw(12, seed=3).numpy(), np.random.default_rng(1)
+    again = x[rng.integers(12, size=(20_000, 12))]
+    scores = (again.mean(1) - x.mean()) / again.std(1)
+    student = x.mean() - np.quantile(scores, (0.975, 0.025)) * x.std()
+    expanded = np.quantile(again.mean(1), ((1 - level(12, 11)) / 2, (1 + level(12, 11)) / 2))
+    assert student[0] > expanded[0] and student[1] > expanded[1]  # a long right tail says that the mean may lie far up
+    got = stats.mean(torch.from_numpy(x))
+    np.testing.assert_allclose([got.low, got.high], [expanded[0], student[1]], atol=0.05 * x.std())
+    mirrored = stats.mean(torch.from_numpy(-x))
+    np.testing.assert_allclose([mirrored.low, mirrored.high], [-got.high, -got.low], atol=0.05 * x.std())
+
+
+def test_means_interval_is_students_where_data_are_normal():
+    x = torch.from_numpy(scipy.stats.norm.ppf((np.arange(40) + 0.5) / 40))
+    want = scipy.stats.ttest_1samp(x, 0.0).confidence_interval()
+    got = stats.mean(x)
+    np.testing.assert_allclose([got.low, got.high], [want.low, want.high], rtol=0.06)
+
+
+def test_a_few_odd_seeds_do_not_make_the_mean_boundless():
+    got = stats.mean(torch.tensor([1.0] * 9 + [0.0]))  # a third of all resamples have no spread
+    assert -0.2 < got.low < 0.6 and 1 < got.high < 1.1
 
 
 def test_a_resample_is_trimmed_as_scipy_trims_it():
     rng, x = np.random.default_rng(3), np.sort(draw(11).numpy())
     for _ in range(50):
         index = rng.integers(11, size=11)
-        weights = stats._kept(np.bincount(index, minlength=11).astype(float), 0.25)
-        assert weights @ x == pytest.approx(scipy.stats.trim_mean(x[index], 0.25), rel=1e-12)
+        weights = stats._kept(np.bincount(index, minlength=11).astype(float))
+        assert weights @ x == pytest.approx(trim_mean(x[index], 0), rel=1e-12)
+
+
+def tasks():
+    return draw(4, 6) * torch.tensor([1.0, 5.0, 2.0, 0.3])[:, None] + torch.arange(4)[:, None]
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(stats.mean, metrics.aggregate_mean), (stats.iqm, metrics.aggregate_iqm)])
-def test_stratified_intervals_are_rliables(ours, theirs):
-    x = draw(4, 6) * torch.tensor([1.0, 5.0, 2.0, 0.3])[:, None] + torch.arange(4)[:, None]
-    got, rng, tasks = ours(x, stratified=True), np.random.default_rng(2), np.arange(4)
-    assert got.value.item() == pytest.approx(theirs(x.T.numpy()))
-    resampled = [theirs(x.T.numpy()[rng.integers(6, size=(6, 4)), tasks]) for _ in range(6000)]  # rliable's StratifiedBootstrap
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    assert abs(got.low.item() - low) < 0.1 * np.std(resampled) and abs(got.high.item() - high) < 0.1 * np.std(resampled)
+def test_stratified_values_are_rliables(ours, theirs):
+    assert ours(tasks(), stratified=True).value.item() == pytest.approx(theirs(tasks().T.numpy()))
 
 
-def test_stratified_places_are_independent_of_each_other():
+def test_stratified_iqm_resamples_as_rliable_does():
+    x, rng, places = tasks().T.numpy(), np.random.default_rng(2), np.arange(4)
+    resampled = [metrics.aggregate_iqm(x[rng.integers(6, size=(6, 4)), places]) for _ in range(6000)]  # rliable's StratifiedBootstrap
+    low, high = np.quantile(resampled, ((1 - level(6, 20)) / 2, (1 + level(6, 20)) / 2))
+    got = stats.iqm(tasks(), stratified=True)
+    assert abs(got.low.item() - low) < 0.2 * np.std(resampled) and abs(got.high.item() - high) < 0.2 * np.std(resampled)
+
+
+def test_stratified_mean_resamples_within_tasks():
+    x, rng, places = tasks().numpy(), np.random.default_rng(2), np.arange(4)[:, None]
+    again = x[places, rng.integers(6, size=(6000, 4, 6))]
+    shift = again.mean((1, 2)) - x.mean()
+    student = -np.quantile(shift / np.sqrt(again.var(2).sum(1)), (0.975, 0.025)) * np.sqrt(x.var(1).sum())
+    expanded = np.quantile(shift, ((1 - level(6, 20)) / 2, (1 + level(6, 20)) / 2))
+    low, high = x.mean() + min(student[0], expanded[0]), x.mean() + max(student[1], expanded[1])
+    got = stats.mean(tasks(), stratified=True)
+    np.testing.assert_allclose([got.low, got.high], [low, high], atol=0.1 * (high - low))
+
+
+@pytest.mark.parametrize("statistic", [stats.iqm, stats.mean])
+def test_stratified_places_are_independent_of_each_other(statistic):
     x = draw(3, 4, 6)
-    together = stats.iqm(x, stratified=True)
+    together = statistic(x, stratified=True)
     for k in range(3):
-        alone = stats.iqm(x[k], stratified=True)
+        alone = statistic(x[k], stratified=True)
         torch.testing.assert_close(torch.stack([alone.low, alone.high]), torch.stack([together.low[k], together.high[k]]))
-
-
-@pytest.mark.parametrize(("statistic", "least"), [(stats.iqm, 0.915), (stats.mean, 0.875)])
-def test_coverage_at_ten_seeds(statistic, least):
-    x = torch.from_numpy(np.random.default_rng(0).standard_normal((4000, 10)))
-    got = statistic(x)
-    assert least < ((got.low < 0) & (got.high > 0)).double().mean() < 0.955
 
 
 def test_the_same_numbers_give_the_same_interval_and_no_global_state_is_touched():
@@ -85,8 +132,15 @@ def test_the_same_numbers_give_the_same_interval_and_no_global_state_is_touched(
 def test_order_of_seeds_does_not_matter_and_constants_have_no_width():
     x = draw(6, 9)
     assert torch.equal(stats.iqm(x).low, stats.iqm(x.flip(-1)).low)
-    flat = stats.iqm(torch.full((9,), 2.5))
-    assert flat.low == flat.value == flat.high == 2.5
+    for statistic in (stats.iqm, stats.mean):
+        flat = statistic(torch.full((9,), 2.5))
+        assert flat.low == flat.value == flat.high == 2.5
+
+
+@pytest.mark.parametrize("statistic", [stats.iqm, stats.mean])
+def test_one_seed_excludes_nothing(statistic):
+    got = statistic(draw(3, 1))
+    assert torch.equal(got.value, draw(3, 1)[:, 0]) and got.low.tolist() == [-torch.inf] * 3 and got.high.tolist() == [torch.inf] * 3
 
 
 def test_probability_of_improvement_is_rliables():
@@ -94,15 +148,31 @@ def test_probability_of_improvement_is_rliables():
     got = stats.probability_of_improvement(x, y)
     assert got.value.item() == pytest.approx(metrics.probability_of_improvement(x.T.numpy(), y.T.numpy()))
     assert got.low < got.value < got.high and got.n == 6
-    assert stats.probability_of_improvement(x + 100, y).low == 1 and stats.probability_of_improvement(x, x).value == 0.5
+    assert stats.probability_of_improvement(x, x).value == 0.5
 
 
-def test_probability_of_improvement_resamples_both():
-    x, y, rng = draw(12, seed=1).numpy(), 1.3 * draw(9, seed=2).numpy(), np.random.default_rng(0)
-    pairs = ((rng.choice(x, 12), rng.choice(y, 9)) for _ in range(6000))
-    resampled = [(a[:, None] > b).mean() + 0.5 * (a[:, None] == b).mean() for a, b in pairs]
-    got = stats.probability_of_improvement(torch.from_numpy(x), torch.from_numpy(y))
-    np.testing.assert_allclose([got.low, got.high], np.percentile(resampled, (2.5, 97.5)), atol=0.02)
+def test_probability_of_improvement_is_newcombes():
+    """Each limit lies 1.96 of its own standard errors away, with Hanley and McNeil's Q1 and Q2."""
+    x, y = draw(12, seed=1), 1.3 * draw(9, seed=2)
+    got = stats.probability_of_improvement(x, y)
+    for p in (got.low.item(), got.high.item()):
+        q1, q2, runs = p / (2 - p), 2 * p * p / (1 + p), (12 + 9) / 2
+        variance = (p * (1 - p) + (runs - 1) * (q1 - p * p) + (runs - 1) * (q2 - p * p)) / (12 * 9)
+        assert abs(got.value.item() - p) == pytest.approx(1.959964 * variance**0.5, rel=1e-6)
+
+
+def test_winning_every_time_is_not_certainty():
+    assert 0.75 < stats.probability_of_improvement(draw(10) + 100, draw(10, seed=1)).low < 0.85
+    assert stats.probability_of_improvement(draw(10), draw(10, seed=1) + 100).low == 0
+
+
+def test_tasks_add_their_distances_in_quadrature():
+    x, y = draw(2, 8, seed=1), draw(2, 8, seed=2)
+    one, two = (stats.probability_of_improvement(x[k], y[k]) for k in range(2))
+    both = stats.probability_of_improvement(x, y)
+    want = torch.hypot(one.value - one.low, two.value - two.low) / 2
+    torch.testing.assert_close(both.value - both.low, want)
+    assert both.value == (one.value + two.value) / 2
 
 
 def test_pairing_removes_what_seeds_share():
