@@ -82,8 +82,11 @@ def append(entry: Entry, folder: Path = FOLDER) -> None:
 
 
 def line(entry: Entry) -> str:
-    """An entry as the ledger holds it. ValueError where a number is not finite."""
-    return json.dumps({"format": FORMAT} | asdict(entry), ensure_ascii=False, allow_nan=False)
+    """An entry as the ledger holds it. LabError where a number is not finite."""
+    try:
+        return json.dumps({"format": FORMAT} | asdict(entry), ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise LabError(f"The verdict on {entry.key}, {entry.value:g} [{entry.low:g}, {entry.high:g}], or a part of it is not finite.") from None
 
 
 def stale(entry: Entry) -> bool:
