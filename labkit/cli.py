@@ -102,7 +102,13 @@ def catalogue() -> list[dict[str, Any]]:
 
 
 def claims(args: argparse.Namespace) -> int:
-    """Judge claims, and tell each verdict as it ends."""
+    """Judge claims, and tell each verdict as it ends; or tell how well tests and claims tell papers from mutants of them."""
+    if args.mutate:
+        from labkit import teeth
+
+        told = teeth.scores(args.keys, args.jobs)
+        print(json.dumps([vars(score) for score in told], indent=1) if args.json else teeth.report(told))
+        return 0
     from tqdm import tqdm
 
     from labkit.claims import judge
@@ -173,6 +179,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, metavar="N", help="how many (default: as many as the check says)")
     sub.add_argument("--first", type=int, metavar="N", help="the first of them (default: the check's)")
     sub.add_argument("--jobs", type=int, metavar="N", help="processes (default: one per core)")
+    sub.add_argument("--mutate", action="store_true", help="judge the tests instead: do they fail when the code is changed?")
+    sub.add_argument("--json", action="store_true", help="with --mutate: the score as JSON")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="work on the cluster of this Dask scheduler, such as tcp://host:8786")
 
     sub = command(new, "Begin a paper: its file, its test, its chapter entry.")
