@@ -1,6 +1,9 @@
 """Where the clone is, and how its files are written."""
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from platformdirs import user_data_path
 
@@ -14,11 +17,18 @@ def home() -> Path:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: a temporary file, synced, then renamed. OSError if the disk refuses."""
+    """Write a file whole or not at all. OSError if the disk refuses."""
+    with replacing(path) as f:
+        f.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is complete: a temporary file, synced, then renamed."""
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with scratch.open("wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
+        with scratch.open("w+b") as f:
+            yield f
             f.flush()
             os.fsync(f.fileno())
         scratch.replace(path)

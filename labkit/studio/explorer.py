@@ -2,7 +2,6 @@
 import html
 import io
 import tempfile
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -313,13 +312,12 @@ class Explorer(pn.viewable.Viewer):
         return self.gallery.pictures((Settings.read(text), self.shown), self.view_now, other)
 
     def zipped(self) -> io.BytesIO:
-        """The shown run as store.save writes it, in a zip."""
+        """The shown run in a zip, which `labkit runs import` takes."""
         if self.shown is None:
             raise LabError("There is nothing to download yet; press Train first.")
         data = io.BytesIO()
-        with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in sorted(store.save(self.shown.record(), Path(folder) / "run").iterdir()):
-                archive.write(path, f"run/{path.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            store.pack(store.Run(store.save(self.shown.record(), Path(folder) / "run")), data)
         data.seek(0)
         return data
 
