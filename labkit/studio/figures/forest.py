@@ -19,7 +19,7 @@ EDGE = 6.0  # half-widths; what lies further from its bound is drawn here, with 
 ROW, AXIS = 46, 78  # pixels of a row, and of the axis with its title
 LOOKS: dict[Held, tuple[str, str]] = {"held": (COLOURS[0], "circle"), "inconclusive": (COLOURS[4], "diamond-open"),
                                       "not held": (COLOURS[1], "square")}  # fmt: skip
-SYMBOLS: dict[Held, str] = {"held": "●", "inconclusive": "◇", "not held": "■"}  # the same in words
+SYMBOLS: dict[str, str] = {"held": "●", "inconclusive": "◇", "not held": "■"}  # the same in words
 LEGEND = {"orientation": "h", "x": 0, "yanchor": "bottom", "yref": "paper", "itemclick": False, "itemdoubleclick": False}
 
 
