@@ -34,6 +34,7 @@ class Batch:
     next_value: Tensor = field(init=False)
     adv: Tensor = field(init=False)
     target: Tensor = field(init=False)  # what the critic is fitted to
+    acted: Tensor = field(init=False)  # log-probability of the action under the policy that acted; set by `collect` where that is another
     info: dict[str, Tensor] = field(default_factory=dict)  # numbers (L,) that a slot wants in the metrics
 
     @property
