@@ -15,6 +15,8 @@ from labkit.ledger import FOLDER, Entry
 from labkit.paper import discover
 from labkit.stats import FEW
 
+PATIENCE = 10  # seconds for a scheduler to answer
+
 
 def plan(
     keys: Sequence[str] = (), seeds: int | None = None, first: int | None = None, every: bool = False, folder: Path = FOLDER
@@ -68,7 +70,7 @@ def attempt(key: str, seeds: tuple[int, ...]) -> Entry | str:
         ledger.line(entry)  # a number that is none fails here, with its key
         return entry
     except Exception as error:  # whatever a check may raise
-        return f"The check of {key} failed with {type(error).__name__}: {error}".rstrip(".")
+        return " ".join(f"The check of {key} failed with {type(error).__name__}: {error}".split()).rstrip(".")
 
 
 def _seeds(key: str, count: int | None, first: int | None) -> tuple[int, ...]:
@@ -96,7 +98,8 @@ def _results(todo: Mapping[str, tuple[int, ...]], jobs: int | None, scheduler: s
         try:
             yield from Parallel(return_as="generator_unordered", batch_size=1)(delayed(attempt)(*task) for task in todo.items())
         except Exception as error:
-            raise LabError(f"The run broke off ({type(error).__name__}: {error}); what has ended is kept, so begin it again.") from error
+            why = f"{type(error).__name__}, such as when memory ran out"
+            raise LabError(f"A process that judged was lost ({why}); what had ended is kept, so run the command again.") from error
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def _workers(jobs: int | None, scheduler: str | None) -> Iterator[None]:
     except ImportError as error:
         raise LabError("A cluster needs the package distributed; install labkit[cluster].") from error
     try:
-        client = Client(scheduler, timeout=10, set_as_default=False)
+        client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError) as error:
         raise LabError(f"No Dask scheduler answers at {scheduler!r}; start one with `dask scheduler` and give its address.") from error
     with client, parallel_config("dask", client=client):

@@ -86,7 +86,8 @@ def line(entry: Entry) -> str:
     try:
         return json.dumps({"format": FORMAT} | asdict(entry), ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise LabError(f"The verdict on {entry.key}, {entry.value:g} [{entry.low:g}, {entry.high:g}], or a part of it is not finite.") from None
+        value = f"{entry.value:g} [{entry.low:g}, {entry.high:g}]"
+        raise LabError(f"The verdict on {entry.key}, {value}, or a part of it is not finite.") from None
 
 
 def stale(entry: Entry) -> bool:
@@ -201,10 +202,10 @@ def _as(kind: Any, value: Any) -> Any:
 
 
 def _source(module: str, root: Path) -> Path | None:
-    """The file of a module of labkit, if it is one."""
+    """The file of a module of labkit, or of the course as one (`course.recordings.03`), if it is one."""
     top, *rest = module.split(".")
     path = root.joinpath(top, *rest)
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if top == "labkit" and p.is_file()), None)
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if top in ("labkit", "course") and p.is_file()), None)
 
 
 @cache
