@@ -1,11 +1,13 @@
 """Every exercise has teeth, and every chapter uses the exercises it has."""
 import re
 
+import nbformat
 import pytest
 
 from labkit import progress
 from labkit.files import ROOT
 from labkit.paper import discover
+from labkit.studio.verdicts import taught, verdicts
 from labkit.syllabus import load
 
 WRITTEN = [c for c in load().chapters if c.source.exists()]
@@ -56,3 +58,19 @@ def test_a_chapter_has_its_title_and_names_its_methods(chapter):
     text = chapter.source.read_text(encoding="utf-8")
     assert re.search(rf"^# .*{re.escape(chapter.title)}$", text, re.M)
     assert [key for key, a in discover().items() if a.paper.chapter == int(chapter.number) and not re.search(rf"\b{key}\b", text)] == []
+
+
+TEACHING = [c for c in WRITTEN if taught(c.number)]
+
+
+@pytest.mark.parametrize("chapter", WRITTEN, ids=lambda c: c.number)
+def test_a_chapter_shows_the_verdicts_on_its_papers_and_states_none_by_hand(chapter):
+    text = chapter.source.read_text(encoding="utf-8")
+    assert re.findall(r"^verdicts\((.*)\)$", text, re.M) == [f'"{chapter.number}"' for c in TEACHING if c == chapter]
+    assert not re.search(r"\|\W*(held|not held|inconclusive)\W*\|", text)
+
+
+@pytest.mark.parametrize("chapter", TEACHING, ids=lambda c: c.number)
+def test_a_notebooks_stored_verdicts_are_the_ledgers(chapter):
+    cells = [cell for cell in nbformat.read(chapter.notebook, 4).cells if re.search(r"^verdicts\(", cell.source, re.M)]
+    assert [output.data["text/markdown"] for cell in cells for output in cell.outputs] == [verdicts(chapter.number).text]
