@@ -13,7 +13,6 @@ from dask.distributed import Client, LocalCluster
 
 from labkit import claims, cli, ledger
 from labkit.errors import LabError
-from labkit.paper import discover
 from labkit.verdict import above, exactly
 
 SHORT = ["soft_policy_iteration", "exact_pg", "value_iteration"]  # the first ends well before the others

@@ -1,14 +1,17 @@
 """What holds for every method of every family, found by discovery."""
 import itertools
+import json
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
 
-from labkit import syllabus
+from labkit import ledger, syllabus
 from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.paper import changed, slots
+from labkit.stats import FEW
 from labkit.store.parts import pack_learner, unpack_learner
 from tests.methods import FAMILIES, METHODS, after, assert_same, every_method, everywhere, family, lane, short, small
 
@@ -34,6 +37,15 @@ def test_a_paper_changes_few_slots_of_its_base(key):
     base = METHODS[method.paper.base]
     assert slots(method).keys() == slots(base).keys()
     assert 1 <= len(changed(method, base)) <= 3
+
+
+@every_method
+def test_the_claim_has_a_check(key):
+    check = ledger.check_of(key)
+    assert check, f"write check(seeds) in {key}.py, or check_{key}(seeds) in its family's checks.py"
+    seeds, settings = ledger.defaults(check)
+    assert next(iter(signature(check).parameters)) == "seeds" and len(set(seeds)) >= FEW and check.__doc__
+    assert json.loads(json.dumps(settings)) == settings  # or no entry of the ledger could equal them
 
 
 @everywhere
