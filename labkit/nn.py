@@ -98,9 +98,10 @@ class Net:
         m, v = self.moments
         self.clock += on
         m.lerp_(grad, (1 - betas[0]) * on)  # in place: a lane at rest moves by exactly nothing
-        v.lerp_(grad * grad, (1 - betas[1]) * on)
+        v.lerp_(grad.square_(), (1 - betas[1]) * on)
         fast, slow = (-torch.expm1(self.clock.clamp_min(1) * math.log(b)) for b in betas)
-        self.theta -= m * (lr * on / fast) / (v / slow).sqrt_().add_(eps)
+        slow = slow.sqrt()  # both corrections as factors (L, 1), which spares passes over all parameters
+        self.theta.addcdiv_(m * (lr * on * slow / fast), v.sqrt().add_(eps * slow), value=-1)
 
     @torch.no_grad()
     def sgd(self, grad: Tensor, lr: Tensor, on: Tensor) -> None:

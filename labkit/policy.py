@@ -1,6 +1,7 @@
 """Policies as distributions over actions, lanes first: what a network's outputs mean."""
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,7 +22,9 @@ class Policy:
 
     def map(self, change) -> Self:
         """The same kind of policy with `change` applied to each field: slices, reshapes, detaches."""
-        return type(self)(*(change(v) for v in vars(self).values()))
+        twin = copy(self)  # past the constructor: what it did to the fields has been done
+        vars(twin).update({name: change(v) for name, v in vars(self).items()})
+        return twin
 
     def log_prob(self, action: Tensor) -> Tensor:
         """In nats, (...): the density or mass of each action."""
