@@ -72,6 +72,7 @@ def source_of(module: str) -> str:
     return path_of(module).read_text(encoding="utf-8")
 
 
+@cache
 def path_of(module: str) -> Path:
     """The file of a module. LabError where there is none."""
     spec = find_spec(module)

@@ -4,11 +4,13 @@ A pytest session collects the tests once. Each mutant then stands in for its fun
 the tests that reach the function run, quickest first, until one fails. A mutant of a paper's change that the tests let live
 is put to the paper's claim, if that is held: a claim that a mutant still holds says little.
 """
+import gc
 import os
 import resource
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +29,7 @@ from labkit.mutation import Mutant, methods, mutants, path_of
 from labkit.paper import Algorithm, changed, discover, slots
 
 MEASURES = ("labkit.divergence", "labkit.stats")
-FAST = 3.0  # CPU seconds: a test that takes longer is not asked
+FAST = 2.0  # CPU seconds: a test that takes longer is not asked
 MEMORY = 4 << 30  # bytes that a fork may add
 
 
@@ -132,12 +134,12 @@ class Cost:
     """What a test takes, in CPU seconds, and where the functions begin that it calls: (file, line)."""
 
     seconds: float
-    calls: frozenset[tuple[str, int]]
+    calls: frozenset[tuple[Path, int]]
 
     def reaches(self, mutant: Mutant) -> bool:
         """Does the test call the function, or one inside it?"""
-        file, (first, last) = str(path_of(mutant.module)), mutant.span
-        return any(where == file and first <= line <= last for where, line in self.calls)
+        file, (first, last) = path_of(mutant.module), mutant.span
+        return any(first <= line <= last and where == file for where, line in self.calls)
 
 
 class Bite:
@@ -148,6 +150,10 @@ class Bite:
         self.killed: list[bool] = []
         self.broken = ""  # a test that fails though nothing is wrong
         self.reports: list[Any] = []
+        self.items: dict[str, Any] = {}
+        self.costs: dict[str, Cost] = {}
+        self.chosen: dict[int, list[str]] = {}
+        self.kills: Counter[tuple[str, str]] = Counter()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Called in the forks, for each phase of a test."""
@@ -157,30 +163,43 @@ class Bite:
         """Measure the tests, then put the changes to those that reach them."""
         if session.testsfailed:
             raise session.Interrupted("tests cannot be collected")
-        items = {item.nodeid: item for item in session.items}
-        costs, works = self.measured(session.items), []
-        for change in self.changes:
-            own = [name for name in costs if f"/test_{change.key}.py::" in name] if isinstance(change, Identity) else []
-            chosen = own or [name for name, cost in costs.items() if isinstance(change, Identity) or cost.reaches(change)]
-            chosen.sort(key=lambda name: costs[name].seconds)
-            works.append(partial(self.attack, change, [(items[name], costs[name].seconds) for name in chosen]))
+        self.items = {item.nodeid: item for item in session.items}
+        self.costs = self.measured(session.items)
         if not self.broken:
-            codes = forks(works, self.jobs)
+            gc.freeze()  # a collection in a fork would copy all memory
+            codes = forks(len(self.changes), self.work, self.ended, self.jobs)
             self.killed = [code != ALIVE for code in codes]
             self.broken = next((f"{change} fits nowhere" for change, code in zip(self.changes, codes, strict=True) if code == BROKEN), "")
         return True
 
-    def attack(self, change: Change, trials: Sequence[tuple[Any, float]]) -> int:
-        """Put the change in place and run tests until one fails or takes many times as long as it should."""
+    def work(self, i: int) -> Callable[[], int]:
+        """What a fork does about change i: first the tests that killed its like, then the quickest."""
+        change, costs = self.changes[i], self.costs
+        own = [name for name in costs if f"/test_{change.key}.py::" in name] if isinstance(change, Identity) else []
+        chosen = own or [name for name, cost in costs.items() if isinstance(change, Identity) or cost.reaches(change)]
+        self.chosen[i] = sorted(chosen, key=lambda name: (-self.kills[_place(change), name], costs[name].seconds))
+        return partial(self.attack, change, self.chosen[i])
+
+    def ended(self, i: int, code: int) -> None:
+        """Remember which test killed."""
+        if 0 < code < BROKEN:
+            self.kills[_place(self.changes[i]), self.chosen[i][code - 1]] += 1
+
+    def attack(self, change: Change, names: Sequence[str]) -> int:
+        """Put the change in place and run tests until one fails or takes many times as long as it should: its number, from 1."""
         try:
             change.install()
         except Exception:
             return BROKEN
-        signal.signal(signal.SIGPROF, lambda *_: os._exit(KILLED))
-        for item, seconds in trials:
-            signal.setitimer(signal.ITIMER_PROF, 1 + 5 * seconds)
-            if not self.passes(item):
-                return KILLED
+        for i, name in enumerate(names, 1):
+            killed = min(i, BROKEN - 1)
+            signal.signal(signal.SIGPROF, lambda *_, code=killed: os._exit(code))
+            signal.setitimer(signal.ITIMER_PROF, 1 + 5 * self.costs[name].seconds)
+            try:
+                if not self.passes(self.items[name]):
+                    return killed
+            except BaseException:  # such as a test that calls pytest.exit
+                return killed
         return ALIVE
 
     def passes(self, item: Any) -> bool:
@@ -195,37 +214,59 @@ class Bite:
         child = get_context("fork").Process(target=_fork, args=(partial(self.measure, items, there),))
         child.start()
         there.close()
-        costs, self.broken = here.recv()
+        try:
+            costs, self.broken = here.recv()
+        except EOFError:
+            costs, self.broken = {}, "A test ends the process"
         child.join()
         return costs
 
     def measure(self, items: Sequence[Any], out: Any) -> int:
         """Send the costs and the name of a test that fails."""
-        costs, calls = dict[str, Cost](), set[tuple[str, int]]()
-        signal.signal(signal.SIGPROF, _too_slow)
+        costs = dict[str, Cost]()
+        files = {str(path): path for path in {path_of(m.module) for m in self.changes if isinstance(m, Mutant)}}
         for item in items:
-            calls.clear()
-            begun = time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, FAST)
-            sys.settrace(lambda frame, event, arg: calls.add((frame.f_code.co_filename, frame.f_code.co_firstlineno)))
-            passed = self.passes(item)
-            sys.settrace(None)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            seconds = time.process_time() - begun
-            if passed:
-                costs[item.nodeid] = Cost(seconds, frozenset(calls))
-            elif seconds < FAST:
+            clock, passed = Clock(), False
+            with clock:
+                passed = self.passes(item)
+            if not passed and not clock.late:
                 self.broken = f"{item.nodeid} fails though nothing is wrong"
                 break
+            if passed:
+                costs[item.nodeid] = Cost(clock.seconds, frozenset((files[file], line) for file, line in clock.calls if file in files))
         out.send((costs, self.broken))
         return ALIVE
 
 
-def _too_slow(*_: object) -> None:
-    raise TimeoutError("this test is not fast")
+class Clock:
+    """Around a test: its CPU seconds, the functions it calls, and whether it was stopped for being `late`, slower than FAST."""
+
+    def __init__(self) -> None:
+        self.calls, self.late, self.seconds = set[tuple[str, int]](), False, 0.0
+
+    def __enter__(self) -> None:
+        self.begun = time.process_time()
+        signal.signal(signal.SIGPROF, self.stop)
+        signal.setitimer(signal.ITIMER_PROF, FAST)
+        sys.settrace(lambda frame, event, arg: self.calls.add((frame.f_code.co_filename, frame.f_code.co_firstlineno)))
+
+    def __exit__(self, kind: type | None, *_: object) -> bool:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        self.seconds = time.process_time() - self.begun
+        return self.late and kind is TimeoutError
+
+    def stop(self, *_: object) -> None:
+        """The signal's handler."""
+        self.late = True
+        raise TimeoutError("this test is not fast")
 
 
-ALIVE, KILLED, BROKEN = 0, 1, 3  # how a fork ends: all tests passed, one did not, the change could not be put in place
+def _place(change: Change) -> str:
+    return change.slot if isinstance(change, Identity) else change.function
+
+
+ALIVE, BROKEN = 0, 255  # how a fork ends: nothing failed; the change could not be put in place; else the number of what failed
 
 
 def _fork(work: Callable[[], int]) -> None:
@@ -234,27 +275,28 @@ def _fork(work: Callable[[], int]) -> None:
     for stream in (1, 2):
         os.dup2(null, stream)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    code = BROKEN
     try:
         code = work()
-    except BaseException:
-        code = KILLED
-    os._exit(code)
+    finally:
+        os._exit(code)
 
 
-def forks(works: Sequence[Callable[[], int]], jobs: int) -> list[int]:
-    """Do all works, each in a fork of this process, at most `jobs` at a time. How each ended."""
+def forks(n: int, work: Callable[[int], Callable[[], int]], ended: Callable[[int, int], None], jobs: int) -> list[int]:
+    """Do n works, each in a fork of this process, at most `jobs` at a time, and tell how each `ended`."""
     running: dict[Any, tuple[int, Any]] = {}
-    codes = [BROKEN] * len(works)
-    with tqdm(total=len(works), unit="mutant", disable=None, leave=False) as bar:
-        for i, work in enumerate(works):
-            child = get_context("fork").Process(target=_fork, args=(work,))
+    codes = [BROKEN] * n
+    with tqdm(total=n, unit="mutant", disable=None, leave=False) as bar:
+        for i in range(n):
+            child = get_context("fork").Process(target=_fork, args=(work(i),))
             child.start()
             running[child.sentinel] = i, child
-            while len(running) >= (jobs if i + 1 < len(works) else 1):
+            while len(running) >= (jobs if i + 1 < n else 1):
                 for sentinel in connection.wait(list(running)):
                     at, done = running.pop(sentinel)
                     done.join()
                     codes[at] = done.exitcode
+                    ended(at, codes[at])
                     bar.update()
     return codes
 
@@ -309,7 +351,7 @@ def claimed(key: str, alive: Sequence[Change], jobs: int) -> list[str] | None:
     entry = latest(key) if key in discover() else None
     if entry is None or entry.held != "held":
         return None
-    codes = forks([partial(_judge, change, key, entry.seconds) for change in alive], jobs)
+    codes = forks(len(alive), lambda i: partial(_judge, alive[i], key, entry.seconds), lambda i, code: None, jobs)
     return [str(change) for change, code in zip(alive, codes, strict=True) if code == ALIVE]
 
 
@@ -318,9 +360,12 @@ def _judge(change: Change, key: str, seconds: float) -> int:
     check = check_of(key)
     assert check is not None
     change.install()
-    signal.signal(signal.SIGPROF, lambda *_: os._exit(KILLED))
+    signal.signal(signal.SIGPROF, lambda *_: os._exit(1))
     signal.setitimer(signal.ITIMER_PROF, 10 + 5 * seconds)
-    return ALIVE if check().held == "held" else KILLED
+    try:
+        return ALIVE if check().held == "held" else 1
+    except Exception:
+        return 1
 
 
 def report(told: Sequence[Score]) -> str:
