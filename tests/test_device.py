@@ -11,6 +11,7 @@ from labkit.lanes import Lanes
 from labkit.meter import DriftMeter, evaluate, probe
 from labkit.on_policy.family import ppo
 from labkit.store.parts import pack_learner, unpack_learner
+from labkit.store.parts import pack_learner, unpack_learner
 from labkit.tabular.family import exact_pg, policy_gradient
 from labkit.worlds import finite
 from labkit.worlds.grid.table import enumerate_states, exact_return
@@ -18,7 +19,7 @@ from labkit.worlds.world import Discrete
 from tests.methods import METHODS, assert_same, everywhere, lane, short, small
 from tests.pretend import DEVICE, Remote, home, pretend_device
 
-waits = pytest.mark.xfail(reason="worlds and stored learners are not made on a device yet")
+waits = pytest.mark.xfail(reason="worlds are not made on a device yet")
 each_world = pytest.mark.parametrize("key", worlds.names())
 
 
