@@ -11,7 +11,6 @@ from labkit.lanes import Lanes
 from labkit.meter import DriftMeter, evaluate, probe
 from labkit.on_policy.family import ppo
 from labkit.store.parts import pack_learner, unpack_learner
-from labkit.store.parts import pack_learner, unpack_learner
 from labkit.tabular.family import exact_pg, policy_gradient
 from labkit.worlds import finite
 from labkit.worlds.grid.table import enumerate_states, exact_return
