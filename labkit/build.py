@@ -35,7 +35,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from labkit import glossary
+from labkit import glossary, recordings
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 
@@ -212,8 +212,19 @@ def orphans() -> list[str]:
     return [f"{p.name} has no source in course/chapters" for p in sorted((ROOT / "notebooks").glob("*.ipynb")) if p.name not in made]
 
 
-def main(numbers: list[str], check: bool) -> int:
-    """Build chapters, or with `check` say which are out of step. The exit code: 1 if some are."""
+def record(names: Iterable[str]) -> None:
+    """Train these recordings anew, or all that are missing or out of step if none is named."""
+    for name in recordings.names(names) if names else [n for n in recordings.names() if recordings.stale(n)]:
+        path = recordings.build(name)
+        told = recordings.about(name)
+        print(f"recorded {name}: {path.stat().st_size:,} bytes, {told['seconds']:g} CPU seconds")
+
+
+def main(numbers: list[str], check: bool, named: list[str] | None = None) -> int:
+    """Build chapters, or recordings where these are `named`, or with `check` say which are out of step. The exit code: 1 if some are."""
+    if named is not None:
+        record(named)
+        return 0
     if not check:
         for source in sources(numbers):
             print(f"built {build(source).relative_to(ROOT)}")
@@ -222,6 +233,7 @@ def main(numbers: list[str], check: bool) -> int:
     faults = [f for f in map(stale, sources(numbers)) if f] + orphans()
     if not (ROOT / GLOSSARY).is_file() or (ROOT / GLOSSARY).read_text(encoding="utf-8") != glossary.text(sources()):
         faults.append(f"{GLOSSARY} is out of step with the chapters")
-    for fault in faults:
-        print(f"{fault}; run `labkit build`.", file=sys.stderr)
-    return int(bool(faults))
+    sentences = [f"{fault}; run `labkit build`." for fault in faults] + recordings.faults()
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+    return int(bool(sentences))

@@ -46,7 +46,7 @@ def build(args: argparse.Namespace) -> int:
     """Build notebooks, or say which are out of step."""
     from labkit import build as builder
 
-    return builder.main(args.chapters, args.check)
+    return builder.main(args.chapters, args.check, args.recordings)
 
 
 def papers(args: argparse.Namespace) -> int:
@@ -168,7 +168,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(build, "Build the notebooks from course/chapters.")
     sub.add_argument("chapters", nargs="*", metavar="NN", help="chapter numbers (default: all)")
-    sub.add_argument("--check", action="store_true", help="build nothing; fail if a notebook is out of step")
+    sub.add_argument("--check", action="store_true", help="build nothing; fail if a notebook or a recording is out of step")
+    sub.add_argument("--recordings", nargs="*", metavar="NAME", help="train recordings anew, such as 03/props (default: those out of step)")
 
     sub = command(papers, "List every method and what it changes.")
     sub.add_argument("--json", action="store_true")

@@ -54,6 +54,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from filelock import FileLock
 
@@ -90,13 +91,19 @@ def exercises(chapter: str) -> dict[str, Exercise]:
     path = ROOT / "course" / "exercises" / f"{chapter}.py"
     if not path.is_file():
         return {}
-    spec = importlib.util.spec_from_file_location(f"exercises_{chapter}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "EXERCISES"):
+    found = module(path)
+    if not hasattr(found, "EXERCISES"):
         raise LabError(f"{path.name} in course/exercises defines no list EXERCISES; add one.")
-    return {e.key: e for e in module.EXERCISES}
+    return {e.key: e for e in found.EXERCISES}
+
+
+def module(path: Path) -> ModuleType:
+    """A file of the course, which is in no package, as a module."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def exercise(key: str) -> Exercise:

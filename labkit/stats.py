@@ -140,7 +140,8 @@ def probability_of_improvement(x: Tensor, y: Tensor) -> Interval:
     wins = ((a[:, :, None] > b[:, None]) + 0.5 * (a[:, :, None] == b[:, None])).mean((1, 2))
     value = wins.mean()
     below, above = (np.sqrt(np.square(_score_limit(wins, end, a.shape[1], b.shape[1]) - wins).sum()) / len(wins) for end in (0.0, 1.0))
-    return Interval(*map(torch.as_tensor, (value, value - below, value + above)), min(a.shape[1], b.shape[1]))
+    value, low, high = (torch.as_tensor(v) for v in (value, value - below, value + above))
+    return Interval(value, low, high, min(a.shape[1], b.shape[1]))
 
 
 def _score_limit(wins: np.ndarray, end: float, m: int, n: int) -> np.ndarray:

@@ -54,7 +54,7 @@ LAYERS = [
     {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
     {"meter", "occupancy", "record", "store", "ledger"},
-    {"studio", "syllabus", "progress", "glossary", "build", "claims", "mutation", "teeth"},
+    {"studio", "syllabus", "progress", "glossary", "recordings", "build", "claims", "mutation", "teeth"},
     {"scaffold", "cli"},
 ]
 
