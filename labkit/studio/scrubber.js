@@ -70,7 +70,7 @@ function range(d, k, seed) {
   let low = Infinity, high = -Infinity;
   const see = (row) => { for (const v of row) if (Number.isFinite(v)) { low = Math.min(low, v); high = Math.max(high, v); } };
   for (let p = 0; p < d.P; p++) {
-    for (let i = 0; i < 3; i++) see(d.summary(k, p, i));
+    for (let i = 0; i < (d.band ? 3 : 1); i++) see(d.summary(k, p, i));
     for (let n = 0; n < d.N; n++) if (n === seed || !d.band) see(d.seed(k, p, n));
   }
   return low < high ? [low - 0.03 * (high - low), high + 0.06 * (high - low)] : [low - 1 || -1, low + 1 || 1];
@@ -84,6 +84,13 @@ function trace(g, xs, ys) {
     pen = Number.isFinite(ys[i]);
   });
   g.stroke();
+}
+
+// Too few seeds for a band: each is shown itself.
+function dots(g, xs, ys, colour) {
+  g.fillStyle = colour; g.globalAlpha = 0.55;
+  xs.forEach((x, i) => { if (Number.isFinite(ys[i])) { g.beginPath(); g.arc(x, ys[i], 1.8, 0, 7); g.fill(); } });
+  g.globalAlpha = 1;
 }
 
 function drawCurves(canvas, d, at, look, width, height) {
@@ -113,7 +120,7 @@ function drawCurves(canvas, d, at, look, width, height) {
       g.fill();
     }
     g.strokeStyle = look.line;
-    if (!d.band) { g.lineWidth = 0.7; for (let n = 0; n < d.N; n++) trace(g, xs, Array.from(d.seed(k, at.setting, n), py)); }
+    if (!d.band) for (let n = 0; n < d.N; n++) dots(g, xs, Array.from(d.seed(k, at.setting, n), py), look.line);
     g.lineWidth = 2.2; trace(g, xs, centre);
     const shown = at.seed < 0 ? centre : Array.from(d.seed(k, at.setting, at.seed), py);
     if (at.seed >= 0) { g.strokeStyle = ORANGE; g.lineWidth = 1.6; g.setLineDash([5, 3]); trace(g, xs, shown); g.setLineDash([]); }

@@ -103,11 +103,21 @@ def test_other_settings_stand_back_and_the_chosen_one_is_named():
     assert [t.text for t in fig.data if t.mode == "text"] == [("  eps=0.1",)]
 
 
-def test_few_seeds_are_drawn_one_by_one():
-    fig = figures.learning_curve(record(seeds=3), point=0)
-    assert not [t for t in fig.data if t.fill]
-    thin = [t for t in fig.data if t.mode == "lines" and t.line.width < 1]
-    assert [list(t.y[1:]) for t in thin] == [pytest.approx([1 + s / 100, 2 + s / 100]) for s in range(3)]
+def test_few_seeds_are_dots_and_no_band():
+    fig = figures.learning_curve(record(seeds=9), point=0)
+    assert not [t for t in fig.data if t.fill] and "95% interval" not in frame.alt(fig)
+    dots = next(t for t in fig.data if t.mode == "markers" and t.marker.size == 4)
+    seen = {(x, round(float(y), 4)) for x, y in zip(dots.x, dots.y, strict=True) if not math.isnan(y)}
+    assert seen == {(200 + 100 * t, round(1 + t + s / 100, 4)) for t in range(2) for s in range(9)}
+    assert "eps=0.1: 2.04, seeds from 2 to 2.08." in frame.alt(fig)
+    assert [t for t in figures.learning_curve(record(seeds=10), point=0).data if t.fill == "toself"]
+
+
+def test_dots_are_thinned_and_the_last_moment_keeps_them():
+    times = torch.arange(200) + 1.0
+    many = Record("ppo", "w", Lanes(range(3)), times.long(), {"return": times[:, None].expand(200, 3)})
+    dots = figures.learning_curve(many).data[0]
+    assert dots.mode == "markers" and len(set(dots.x)) <= curves.DOTS and max(dots.x) == 200
 
 
 def test_a_curve_without_values_and_unknown_names_are_refused():

@@ -14,6 +14,7 @@ from labkit.studio.theme import INK, rgba, style
 
 STEPS = "environment steps per seed"
 NATS = ("kl", "js", "renyi", "entropy")
+DOTS = 60  # moments at which single seeds are drawn, at most
 
 
 def curve_of(record: Record, name: str) -> Tensor:
@@ -62,7 +63,7 @@ def last(values: np.ndarray) -> int:
 
 
 def learning_curve(record: Record, point: int | None = None, curve: str = "return") -> go.Figure:
-    """A curve over time: IQM over seeds, with its 95% interval from 10 seeds on, else with every seed.
+    """A curve over time: IQM over seeds, with its 95% interval from 10 seeds on, else with a dot for every seed.
 
     point: one setting, the others standing back; None: all settings alike.
     """
@@ -76,7 +77,7 @@ def learning_curve(record: Record, point: int | None = None, curve: str = "retur
         data += [*_spread(record, curve, p, low, high), _line(record, curve, p)]
         t = last(centre)
         ends.append((p, t, centre))
-        said.append(f"{name}: {centre[t]:.3g}, 95% interval {low[t]:.3g} to {high[t]:.3g}")
+        said.append(f"{name}: {centre[t]:.3g}, {_spread_in_words(record, curve, p, t, low, high)}")
     whose = f"{record.algorithm} in {record.world} over {len(record.lanes.seeds)} seeds"
     text = f"{title(curve)} of {whose}, at its end. {'; '.join(said)}."
     return figure(data + _ends(record, ends), text, xaxis=_named(STEPS), yaxis=_named(title(curve)), margin={"r": 110})
@@ -89,15 +90,25 @@ def _line(record: Record, curve: str, p: int, faint: bool = False) -> go.Scatter
 
 
 def _spread(record: Record, curve: str, p: int, low: np.ndarray, high: np.ndarray) -> list[go.Scatter]:
-    """The interval as a band, or one thin line per seed where there are too few seeds for one."""
+    """The interval as a band, or a dot per seed where there are too few seeds for one."""
     steps, colour = record.steps.numpy(), style(p)["color"]
     quiet = {"hoverinfo": "skip", "name": setting_name(record, p)}
     if len(record.lanes.seeds) < stats.FEW:
-        seeds = curve_of(record, curve)[:, record.setting(p)].T.float().numpy()
-        return [go.Scatter(x=steps, y=y, mode="lines", line={"color": rgba(colour, 0.45), "width": 0.8}, **quiet) for y in seeds]
+        every = -(-len(steps) // DOTS)
+        seeds = curve_of(record, curve)[:, record.setting(p)].float().numpy()[::-every]
+        x, y = np.repeat(steps[::-every], seeds.shape[1]), seeds.flatten()
+        return [go.Scatter(x=x, y=y, mode="markers", marker={"color": rgba(colour, 0.5), "size": 4}, **quiet)]
     known = np.isfinite(low)
     x, y = np.concatenate([steps[known], steps[known][::-1]]), np.concatenate([high[known], low[known][::-1]])
     return [go.Scatter(x=x, y=y, fill="toself", fillcolor=rgba(colour, 0.15), mode="none", **quiet)]
+
+
+def _spread_in_words(record: Record, curve: str, p: int, t: int, low: np.ndarray, high: np.ndarray) -> str:
+    """The interval at moment t, or the seeds' range where there are too few for one."""
+    if len(record.lanes.seeds) < stats.FEW:
+        seeds = curve_of(record, curve)[t, record.setting(p)]
+        return f"seeds from {seeds.min():.3g} to {seeds.max():.3g}"
+    return f"95% interval {low[t]:.3g} to {high[t]:.3g}"
 
 
 def _ends(record: Record, ends: list[tuple[int, int, np.ndarray]]) -> list[go.Scatter]:
