@@ -44,22 +44,35 @@ class Batch:
 
     def flat(self) -> "Batch":
         """The same samples as (L, B, ...), B = T * E."""
-        return self._map(lambda x: x.flatten(1, 2))
+        twin = copy(self)
+        vars(twin).update({name: _each(value, lambda x: x.flatten(1, 2)) for name, value in vars(self).items()})
+        return twin
 
     def take(self, rows: Tensor) -> "Batch":
         """Of a flat batch the samples `rows` (L, b), chosen per lane."""
-        lanes, size = self.reward.shape
-        index = (rows + size * torch.arange(lanes, device=rows.device)[:, None]).flatten()
-        return self._map(lambda x: x.flatten(0, 1).index_select(0, index).view(*rows.shape, *x.shape[2:]))
+        return _Rows(self, rows)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        def each(value: Any) -> Any:
-            return change(value) if isinstance(value, Tensor) else value.map(change) if isinstance(value, Policy) else value
 
-        twin = copy(self)
-        for name, value in vars(self).items():
-            setattr(twin, name, each(value))
-        return twin
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A field of a batch with `change` applied to its tensors."""
+    return change(value) if isinstance(value, Tensor) else value.map(change) if isinstance(value, Policy) else value
+
+
+class _Rows(Batch):
+    """Some samples of a flat batch. A field is gathered when it is first read: most losses read few of them."""
+
+    def __init__(self, batch: Batch, rows: Tensor) -> None:
+        size = batch.reward.shape[1]
+        self._batch, self._shape = batch, rows.shape
+        self._index = (rows + size * torch.arange(len(rows), device=rows.device)[:, None]).flatten()
+
+    def __getattr__(self, name: str) -> Any:
+        value = _each(vars(vars(self)["_batch"])[name], self._gather)
+        setattr(self, name, value)
+        return value
+
+    def _gather(self, x: Tensor) -> Tensor:
+        return x.flatten(0, 1).index_select(0, self._index).view(*self._shape, *x.shape[2:])
 
 
 @dataclass(frozen=True)
