@@ -25,10 +25,11 @@ def lab(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve the Drift Explorer until interrupted."""
-    from labkit.studio import serve as explorer
+    """Serve the pages until interrupted."""
+    from labkit.studio import serve as server
 
-    explorer.main(port=args.port, address=args.address, allow_origin=args.allow_origin, show=args.show)
+    names = ("port", "address", "allow_origin", "show", "password_file", "no_password", "seats")
+    server.main(**{name: getattr(args, name) for name in names})
     return 0
 
 
@@ -160,11 +161,14 @@ def parser() -> argparse.ArgumentParser:
 
     command(lab, "Open JupyterLab on the start page; further options go to JupyterLab.").set_defaults(passes_on=True)
 
-    sub = command(serve, "Serve the Drift Explorer.")
+    sub = command(serve, "Serve the Drift Explorer and the other pages.")
     sub.add_argument("--port", type=int, default=5006)
     sub.add_argument("--address", default="localhost", help="interface to listen on (default: %(default)s)")
     sub.add_argument("--allow-origin", action="append", metavar="HOST:PORT", help="another host that pages may come from; may be repeated")
     sub.add_argument("--no-show", dest="show", action="store_false", help="do not open a browser")
+    sub.add_argument("--password-file", metavar="FILE", help="ask visitors for the password in it (or in $DRIFTLAB_PASSWORD)")
+    sub.add_argument("--no-password", action="store_true", help="let anyone in who can reach the address")
+    sub.add_argument("--class", dest="seats", nargs="?", const=30, type=int, metavar="SEATS", help="for a lecture (default: 30 seats)")
 
     sub = command(build, "Build the notebooks from course/chapters.")
     sub.add_argument("chapters", nargs="*", metavar="NN", help="chapter numbers (default: all)")

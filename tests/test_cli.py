@@ -88,9 +88,15 @@ def test_serve_hands_over_its_options(monkeypatch):
     assert command[1:3] == ["-m", "labkit.cli"]
     assert cli.main([part.format(port=7011) for part in command[3:]]) == 0
     assert cli.main(["serve"]) == 0
+    assert cli.main(["serve", "--class", "--password-file", "secret"]) == 0
+    assert cli.main(["serve", "--class", "12", "--no-password"]) == 0
+    plain = {"port": 5006, "address": "localhost", "allow_origin": None, "show": True}
+    plain |= {"password_file": None, "no_password": False, "seats": None}
     assert calls == [
-        {"port": 7011, "address": "localhost", "allow_origin": ["*"], "show": False},
-        {"port": 5006, "address": "localhost", "allow_origin": None, "show": True},
+        plain | {"port": 7011, "allow_origin": ["*"], "show": False},
+        plain,
+        plain | {"seats": 30, "password_file": "secret"},
+        plain | {"seats": 12, "no_password": True},
     ]
 
 

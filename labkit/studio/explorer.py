@@ -2,6 +2,7 @@
 import html
 import io
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +20,11 @@ from labkit.knobs import read_knobs, write_knobs
 from labkit.lanes import Knob
 from labkit.studio import figures, study
 from labkit.studio.gallery import Gallery, View
-from labkit.studio.live import LiveRun
+from labkit.studio.limits import Limits
+from labkit.studio.live import Training
 from labkit.studio.pages import BARE, FIELD, INPUT, TEXT, WIDE, box, prose
 from labkit.studio.study import Settings
+from labkit.studio.worker import LIMITS, LINE, WorkerRun
 
 RATE = 8  # looks at the run a second
 KEEP = 8  # runs that a session keeps
@@ -57,7 +60,10 @@ class Whole(param.Integer):
 
 
 class Explorer(pn.viewable.Viewer):
-    """One visitor's session. What LINK names is all that a link carries; runs live in threads and are looked at from here."""
+    """One visitor's session. What LINK names is all that a link carries; runs live in other processes and are looked at from here.
+
+    limits, spend: what each run may use, and whom it tells what it has used, as WorkerRun has them.
+    """
 
     world = param.String("control.cartpole")
     layout = Whole(0)
@@ -73,14 +79,17 @@ class Explorer(pn.viewable.Viewer):
     states = param.String("")
     versus = param.String("", doc="the run to compare with, as str(Settings)")
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, limits: Limits = LIMITS, spend: Callable[[int], None] = lambda steps: None, **settings: Any) -> None:
         super().__init__(**settings)
-        self.runs: dict[str, LiveRun] = {}  # by str(Settings), the latest last
-        self.shown: LiveRun | None = None
+        self.limits, self.spend, self.touched = limits, spend, time.monotonic()
+        self.runs: dict[str, Training] = {}  # by str(Settings), the latest last
+        self.shown: Training | None = None
         self.gallery = Gallery()
         self.drawn: tuple = ()
+        self.reported: tuple = ()
+        self.rested = 0.0  # when a picture that only grew may be drawn again
         self.put = 0  # where `_place` has put the slider
-        self.drawing: Future[dict[str, go.Figure]] | None = None
+        self.drawing: Future[tuple[dict[str, go.Figure], float]] | None = None
         self.said = (NEW, False)
         self._build_controls()
         self._build_view()
@@ -258,11 +267,14 @@ class Explorer(pn.viewable.Viewer):
         run.start()
         self._list_runs()
 
-    def _begin(self, settings: Settings) -> LiveRun:
-        run = settings.begin()
+    def _begin(self, settings: Settings) -> Training:
+        run = WorkerRun(settings, self.limits, self.spend)
+        self.runs.pop(str(settings), None)
         for other in self.runs.values():
             other.pause()
-        self.runs.pop(str(settings), None)
+        going = [other for other in self.runs.values() if not other.over]
+        for other in going[: max(0, len(going) + 1 - self.limits.open)]:
+            other.stop(f"Stopped, because a page may have {self.limits.open} runs that can go on; Train begins it anew.")
         self.runs[str(settings)] = run
         for text in [t for t, r in self.runs.items() if r is not self.shown and t != self.versus][: max(0, len(self.runs) - KEEP)]:
             self.runs.pop(text).stop()
@@ -340,6 +352,7 @@ class Explorer(pn.viewable.Viewer):
         """`act`, with a LabError shown in the status line."""
 
         def guarded(*args: Any) -> Any:
+            self.touched = time.monotonic()
             try:
                 return act(*args)
             except LabError as error:
@@ -372,26 +385,63 @@ class Explorer(pn.viewable.Viewer):
         self.buttons["stop"].disabled = idle
         self.again.visible = bool(self.versus) and self.versus not in self.runs
 
-    def _sentence(self, run: LiveRun) -> str:
+    def _sentence(self, run: Training) -> str:
         """Where the run stands."""
-        step = run.part(run.moments - 1, run.moments, fields=False).steps.item() if run.moments else 0
+        if (before := LINE.before(run)) is not None:
+            return f"Waiting for a free core, {before} before you."
+        last = run.part(run.moments - 1, run.moments, fields=False) if run.moments else None
         verb = {"running": "Training", "paused": "Paused", "done": "Done", "stopped": "Stopped", "idle": "Ready"}[run.state]
-        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in run.record().notes) if run.moments else ""
+        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in last.notes) if last else ""
+        step = last.steps.item() if last else 0
         return f"{verb}: update {run.moments} of {run.updates}, {step:,} steps per seed, {len(run.lanes)} lanes.{notes}"
 
-    def look(self) -> None:
-        """Bring the page in step with the runs; called RATE times a second. Figures are drawn in another thread."""
-        self._report()
-        run, done = self.shown, self.drawing
-        if run and done and done.done():
-            self.drawing = None
-            self._guard(lambda: self._place(done.result(), run))()
-        other = self.runs.get(self.versus)
-        wanted = (run, run and run.moments, other, other and other.moments, self.view_now)
-        if run and run.moments and wanted != self.drawn and not self.drawing:
-            self.drawn, self.drawing = wanted, DRAWERS.submit(self.pictures)
+    @property
+    def busy(self) -> bool:
+        """Is a run under way?"""
+        return any(run.state == "running" for run in self.runs.values())
 
-    def _place(self, pictures: dict[str, go.Figure], run: LiveRun) -> None:
+    @property
+    def stale(self) -> bool:
+        """Is there anything for `look` to do?"""
+        return self.reported != self._signs() or bool(self.drawing and self.drawing.done()) or self._due()
+
+    def _signs(self) -> tuple:
+        """All that `_report` says."""
+        run = self.shown
+        return self.said, self.versus in self.runs, run and (run, run.version, LINE.before(run))
+
+    def _wanted(self) -> tuple:
+        """All that decides the pictures; how far they have grown comes last."""
+        run, other = self.shown, self.runs.get(self.versus)
+        return run, other, self.view_now, run and run.moments, other and other.moments
+
+    def _due(self) -> bool:
+        """Are pictures to be drawn? Of those that only grew the server draws as many as it can in half its time."""
+        wanted = self._wanted()
+        grown = wanted[:3] == self.drawn[:3]
+        return bool(wanted[3]) and wanted != self.drawn and not self.drawing and not (grown and time.monotonic() < self.rested)
+
+    def look(self) -> None:
+        """Bring the page in step with the runs, at most RATE times a second. Figures are drawn in another thread."""
+        self.reported = self._signs()
+        self._report()
+        if self.shown and self.drawing and self.drawing.done():
+            done, self.drawing = self.drawing, None
+            self._guard(lambda: self._show(done.result()))()
+        if self._due():
+            self.drawn, self.drawing = self._wanted(), DRAWERS.submit(self._timed)
+
+    def _timed(self) -> tuple[dict[str, go.Figure], float]:
+        begun = time.perf_counter()
+        return self.pictures(), time.perf_counter() - begun
+
+    def _show(self, drawn: tuple[dict[str, go.Figure], float]) -> None:
+        begun = time.perf_counter()
+        self._place(drawn[0], self.drawn[0])
+        took = drawn[1] + time.perf_counter() - begun
+        self.rested = time.monotonic() + took * 2 * max(1, LINE.busy)
+
+    def _place(self, pictures: dict[str, go.Figure], run: Training) -> None:
         """Put pictures on the page, each with its text alternative, and the scrubber in step."""
         for name, pane in self.panes.items():
             fig = pictures.get(name)

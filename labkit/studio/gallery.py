@@ -9,13 +9,13 @@ from labkit.errors import LabError
 from labkit.record import Record
 from labkit.studio import figures, study
 from labkit.studio.figures.curves import setting_name
-from labkit.studio.live import LiveRun
+from labkit.studio.live import Training
 from labkit.studio.study import Settings
 from labkit.studio.theme import INK, rgba, style
 
 KEPT = 24  # figures at hand, so that scrubbing draws only what moves
 
-Study = tuple[Settings, LiveRun]
+Study = tuple[Settings, Training]
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Gallery:
                 out[name] = fig
         return out
 
-    def _record(self, run: LiveRun, view: View) -> tuple[Record, str]:
+    def _record(self, run: Training, view: View) -> tuple[Record, str]:
         """The record so far with the drift that is asked for, and that curve's name."""
         record, triple = run.record(), (view.reference, view.divergence, view.states)
         return self._keep((id(record), *triple), lambda: (*study.with_drift(record, *triple), record))[:2]
 
-    def _curve(self, run: LiveRun, view: View, other: Study | None, curve: str) -> go.Figure:
+    def _curve(self, run: Training, view: View, other: Study | None, curve: str) -> go.Figure:
         record, _ = self._record(run, view)
         point = None if view.setting < 0 else view.setting
         fig = self._keep((id(record), point, curve), lambda: plain(figures.learning_curve, record, point, curve))
@@ -72,7 +72,7 @@ class Gallery:
             overlay(fig, plain(figures.learning_curve, theirs, with_them, curve), with_them, f"B: {setting_name(theirs, with_them)}")
         return fig
 
-    def _floor(self, settings: Settings, run: LiveRun, view: View) -> go.Figure | None:
+    def _floor(self, settings: Settings, run: Training, view: View) -> go.Figure | None:
         record, ground = run.record(), study.ground(settings.world, settings.layout)
         if ground is None:
             return None

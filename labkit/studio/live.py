@@ -1,11 +1,11 @@
-"""A run that trains in the background: start, pause, step, stop, fork; read it at any moment."""
+"""Runs that train in the background: start, pause, step, stop, fork; read them at any moment."""
 import atexit
 import copy
 import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ KEPT = 64  # learners kept to fork from, at most
 KEPT_BYTES = 256 * 2**20  # and what they may weigh together
 
 log = logging.getLogger(__name__)
-_begun: "weakref.WeakSet[LiveRun]" = weakref.WeakSet()
+_begun: "weakref.WeakSet[Training]" = weakref.WeakSet()
 
 
 @atexit.register
@@ -36,41 +36,39 @@ def stop_all() -> None:
             run.thread.join(10)
 
 
-class LiveRun:
-    """`algorithm.run(world, lanes, start)` in a thread of its own, read through a Recorder.
+class Training:
+    """Training in the background, read through a Recorder; a subclass says where it is computed.
 
-    It goes on for so many `updates`, and computes for at most `seconds`. Meters are copied, so that a fork starts with
-    fresh ones. Nothing here waits for the thread, except `wait`; every method may be called from any thread. `version`
-    grows with every change that a view would want to show.
+    It goes on for so many `updates`, and computes for at most `seconds`. Nothing here waits for the thread, except `wait`;
+    every method may be called from any thread. `version` grows with every change that a view would want to show.
 
-    state: idle, running, paused, done (a cap was reached), stopped or failed; then `error` says why in one sentence.
+    state: idle, running, paused, done (a cap was reached), stopped or failed. `error` says in a sentence why it failed, or
+    why it paused or stopped by itself.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        world: World,
-        lanes: Lanes,
-        updates: int = 200,
-        seconds: float = 600.0,
-        start: Learner | None = None,
-        meters: Mapping[str, DriftMeter] | None = None,
-        fields: Mapping[str, Callable[[Snapshot], Tensor]] | None = None,
-    ) -> None:
-        lanes.knobs(algorithm.knobs)  # a wrong knob is told now, not in the thread
+    def __init__(self, recorder: Recorder, updates: int, seconds: float) -> None:
+        self.algorithm, self.world, self.lanes = recorder.algorithm, recorder.world, recorder.lanes
+        self.lanes.knobs(self.algorithm.knobs)  # a wrong knob is told now, not in the thread
         if updates < 1 or seconds <= 0:
             raise LabError(f"A live run needs at least 1 update and some time; got updates={updates}, seconds={seconds:g}.")
-        self.algorithm, self.world, self.lanes, self.updates, self.seconds, self.origin = algorithm, world, lanes, updates, seconds, start
-        self.meters, self.fields = dict(meters or {}), dict(fields or {})
+        self.updates, self.seconds = updates, seconds
         self.state, self.error, self.version, self.spent = "idle", "", 0, 0.0
-        self.learners: dict[int, Learner] = {}  # by moment of the record; never written into once it is kept
-        self._stride = 1
-        self._recorder = Recorder(algorithm, world, lanes, copy.deepcopy(self.meters), self.fields)
+        self._recorder = recorder
         self._latest: Record | None = None
         self._change = threading.Condition()
         self._owed = 0  # single steps that were asked for
         self._busy = False  # is an update under way?
         self.thread: threading.Thread | None = None
+
+    def _advance(self) -> float:
+        """In the thread: one update, recorded, and the seconds that it took. May leave it at `_hold`."""
+        raise NotImplementedError
+
+    def _rests(self) -> None:
+        """In the thread: no update is wanted for now."""
+
+    def _ended(self) -> None:
+        """In the thread: no update will ever be wanted."""
 
     # ---- controls: each only says what is wanted -----------------------------------------------------------------
 
@@ -88,15 +86,15 @@ class LiveRun:
         """Exactly one update, then wait."""
         self._want("paused", owed=1)
 
-    def stop(self) -> None:
-        """End the run after the update that is under way. What was recorded stays."""
-        self._want("stopped")
+    def stop(self, why: str = "") -> None:
+        """End the run after the update that is under way, with a sentence for `error`. What was recorded stays."""
+        self._want("stopped", why=why)
 
-    def _want(self, state: str, owed: int = 0) -> None:
+    def _want(self, state: str, owed: int = 0, why: str = "") -> None:
         with self._change:
             if self.over or (self.state == "idle" and state == "paused" and not owed):
                 return
-            self.state = state
+            self.state, self.error = state, why
             self._owed = self._owed + owed if state == "paused" else 0
             self._told()
             if self.thread is None and state != "stopped":
@@ -156,6 +154,85 @@ class LiveRun:
         with self._change:
             return self._change.wait_for(lambda: self.version > version, timeout)
 
+    # ---- the thread ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while self._may_go_on():
+                self._rest(self._advance())
+        except Exception as error:
+            log.exception("The run of %s on %s failed", self.algorithm.paper.key, self.world.key)
+            self._fail(sentence(error, self._recorder))
+        finally:
+            self._ended()
+
+    def _may_go_on(self) -> bool:
+        """Wait for permission for one more update; False once the run is over."""
+        with self._change:
+            if not self.over and (self.moments >= self.updates or self.spent >= self.seconds):
+                self.state = "done"
+                self._told()
+            if not self._wanted():
+                self._rests()
+            self._change.wait_for(lambda: self.over or self._wanted())
+            self._busy, self._owed = not self.over, max(0, self._owed - 1)
+            return self._busy
+
+    def _wanted(self) -> bool:
+        return self.state == "running" or self._owed > 0
+
+    def _rest(self, seconds: float) -> None:
+        with self._change:
+            self.spent, self._busy = self.spent + seconds, False
+            self._told()
+
+    def _hold(self, why: str) -> None:
+        """Pause by itself, and say why."""
+        with self._change:
+            if not self.over:
+                self.state, self.error, self._owed = "paused", why, 0
+
+    def _fail(self, why: str) -> None:
+        with self._change:
+            self.state, self.error, self._busy = "failed", why, False
+            self._told()
+
+
+def sentence(error: Exception, recorder: Recorder) -> str:
+    """What to say of an error that ended a run."""
+    if isinstance(error, LabError):
+        return str(error)
+    where = f"{recorder.algorithm.paper.key} on {recorder.world.key} failed after {len(recorder.steps)} updates"
+    return f"{where}: {type(error).__name__} {error}".split("\n")[0] + "."
+
+
+class LiveRun(Training):
+    """`algorithm.run(world, lanes, start)` in a thread of its own; it can be forked.
+
+    Meters are copied, so that a fork starts with fresh ones. `sink` is given every snapshot before it is recorded; where it
+    raises LabError the run pauses with that sentence, and gives it the same snapshot again once it goes on.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        world: World,
+        lanes: Lanes,
+        updates: int = 200,
+        seconds: float = 600.0,
+        start: Learner | None = None,
+        meters: Mapping[str, DriftMeter] | None = None,
+        fields: Mapping[str, Callable[[Snapshot], Tensor]] | None = None,
+        sink: Callable[[Snapshot], None] | None = None,
+    ) -> None:
+        self.meters, self.fields = dict(meters or {}), dict(fields or {})
+        super().__init__(Recorder(algorithm, world, lanes, copy.deepcopy(self.meters), self.fields), updates, seconds)
+        self.origin, self.sink = start, sink
+        self.learners: dict[int, Learner] = {}  # by moment of the record; never written into once it is kept
+        self._stride = 1
+        self._snapshots: Iterator[Snapshot] | None = None
+        self._next: Snapshot | None = None  # made, and not yet taken by the sink
+
     def anew(self, grid: Mapping[str, tuple[float, ...]]) -> "LiveRun":
         """A new run from the same beginning, with other knobs and the same seeds. LabError where a fork would change its lanes."""
         lanes = Lanes(self.lanes.seeds, grid, self.lanes.device)
@@ -178,29 +255,24 @@ class LiveRun:
         start = branch(learner, grid, setting)
         return LiveRun(self.algorithm, self.world, start.lanes, self.updates, self.seconds, start, self.meters, self.fields)
 
-    # ---- the thread ----------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        torch.set_num_threads(1)
+    def _advance(self) -> float:
+        begun = time.perf_counter()
+        if self._snapshots is None:
+            torch.set_num_threads(1)
+            self._snapshots = self.algorithm.run(self.world, self.lanes, self.origin)
+        snapshot = self._next = self._next or next(self._snapshots)
         try:
-            snapshots = self.algorithm.run(self.world, self.lanes, self.origin)
-            while self._may_go_on():
-                begun = time.perf_counter()
-                self._keep(next(snapshots))
-                self._rest(time.perf_counter() - begun)
-        except Exception as error:
-            log.exception("The run of %s on %s failed", self.algorithm.paper.key, self.world.key)
-            self._fail(error)
+            if self.sink:
+                self.sink(snapshot)
+        except LabError as error:
+            self._hold(str(error))
+        else:
+            self._next = None
+            self._keep(snapshot)
+        return time.perf_counter() - begun
 
-    def _may_go_on(self) -> bool:
-        """Wait for permission for one more update; False once the run is over."""
-        with self._change:
-            if not self.over and (self.moments >= self.updates or self.spent >= self.seconds):
-                self.state = "done"
-                self._told()
-            self._change.wait_for(lambda: self.over or self.state == "running" or self._owed > 0)
-            self._busy, self._owed = not self.over, max(0, self._owed - 1)
-            return self._busy
+    def _ended(self) -> None:
+        self._snapshots = self._next = None
 
     def _keep(self, snapshot: Snapshot) -> None:
         self._recorder.add(snapshot)
@@ -211,15 +283,3 @@ class LiveRun:
                 self._stride *= 2
                 kept = {m: learner for m, learner in kept.items() if m % self._stride == 0}
             self.learners = kept | {moment: snapshot.learner}
-
-    def _rest(self, seconds: float) -> None:
-        with self._change:
-            self.spent, self._busy = self.spent + seconds, False
-            self._told()
-
-    def _fail(self, error: Exception) -> None:
-        where = f"{self.algorithm.paper.key} on {self.world.key} failed after {self.moments} updates"
-        with self._change:
-            self.error = str(error) if isinstance(error, LabError) else f"{where}: {type(error).__name__} {error}".split("\n")[0] + "."
-            self.state, self._busy = "failed", False
-            self._told()

@@ -27,6 +27,7 @@ from labkit.worlds.world import Continuous, World
 
 MANY = 2000  # states up to which a world is watched state by state
 PROBES = 128  # states at which the policy is looked at in all other worlds
+EARLY = 64  # steps of an episode within which they are met, so that a run need not wait for them
 SPACE = 128 * 2**20  # bytes that the pictures' data of one run may take
 REFERENCES = {"start": 0, "previous": -1, "end": -1}  # where the policy to compare with stands in the record
 EVERYWHERE, VISITED, PROBED = "every state alike", "where the policy goes", "states met at random"
@@ -65,16 +66,27 @@ class Settings:
 
     def begin(self) -> LiveRun:
         """A run with these settings, not yet started. LabError where they do not go together, or would fill the memory."""
+        self.check()
+        return LiveRun(*self.parts(), self.updates, fields=watched(self.world, self.layout))
+
+    def check(self) -> None:
+        """LabError where these settings do not go together, or would fill the memory."""
         if not 1 <= self.seeds <= 64:
             raise LabError(f"A run takes 1 to 64 seeds; got {self.seeds}.")
-        world, fields = make(self.world, self.layout), watched(self.world, self.layout)
         if self.algorithm not in (known := fitting(self.world, self.layout)):
             raise LabError(f"There is no method {self.algorithm!r} for {self.world}; choose one of {', '.join(known)}.")
-        lanes = Lanes(tuple(range(self.seeds)), self.knobs)
-        size = self.updates * len(lanes) * field_bytes(self.world, self.layout)
+        size = self.updates * len(self.lanes) * field_bytes(self.world, self.layout)
         if size > SPACE:
             raise LabError(f"This run would keep {size >> 20} MiB, more than {SPACE >> 20}; take fewer seeds, values or updates.")
-        return LiveRun(methods()[self.algorithm], world, lanes, self.updates, fields=fields)
+
+    @property
+    def lanes(self) -> Lanes:
+        """A lane for every value of the knobs and every seed."""
+        return Lanes(tuple(range(self.seeds)), self.knobs)
+
+    def parts(self) -> tuple[Algorithm, World, Lanes]:
+        """The method, its world, and its lanes."""
+        return methods()[self.algorithm], make(self.world, self.layout), self.lanes
 
 
 def notches(knob: Knob) -> list[float]:
@@ -169,7 +181,9 @@ def _sample(world: World) -> Tensor:
             return Gaussian(flat, flat)
         return Categorical(obs.new_zeros(*obs.shape[:-1], world.actions.n))
 
-    return probe(world, Learner(Lanes()).rand, anyhow, PROBES).obs[0]
+    brief = copy.copy(world)
+    brief.horizon = min(world.horizon, EARLY)
+    return probe(brief, Learner(Lanes()).rand, anyhow, PROBES).obs[0]
 
 
 def field_bytes(key: str, layout: int) -> int:

@@ -176,11 +176,11 @@ def session():
     explorer.close()
 
 
-def look(explorer, seconds=30):
+def look(explorer, seconds=120):
     """Until the run rests and everything is drawn."""
     deadline = time.monotonic() + seconds
     explorer.look()
-    while explorer.drawing or (explorer.shown and explorer.shown.state == "running"):
+    while explorer.drawing or explorer.stale or explorer.drawn != explorer._wanted() or explorer.busy:
         assert time.monotonic() < deadline
         time.sleep(0.02)
         explorer.look()
@@ -216,12 +216,12 @@ def test_step_and_pause(session):
     look(session)
     session.updates = 50
     session.step()
-    assert session.shown.wait(30) and session.shown.moments == 1
+    assert session.shown.wait(120) and session.shown.moments == 1
     look(session)
     assert (session.slider.value, session.moment) == (0, -1), "moved by the run, it still follows the run"
     session.train()
     session.pause()
-    assert session.shown.wait(30) and session.shown.state == "paused" and session.shown.moments < 50
+    assert session.shown.wait(120) and session.shown.state == "paused" and session.shown.moments < 50
     session.stop()
     look(session)
     assert status(session).startswith("Stopped: update ")
@@ -279,7 +279,7 @@ def test_a_link_restores_the_view(session):
     other.train_versus()
     other.train()
     look(other)
-    other.runs[link["versus"]].wait(30)
+    other.runs[link["versus"]].wait(120)
     look(other)
     assert not other.again.visible and other.gallery and other.drawn[2] is other.runs[link["versus"]]
     other.close()

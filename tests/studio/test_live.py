@@ -226,6 +226,40 @@ def test_a_failure_becomes_a_sentence(reason, sentence, caplog):
     assert not one.thread.is_alive()
 
 
+def test_what_the_sink_refuses_pauses_the_run_and_is_offered_again():
+    taken, full = [], True
+
+    def sink(snapshot):
+        if full and len(taken) == 2:
+            raise LabError("The disk is full; make room.")
+        taken.append(snapshot.step)
+
+    one = run(4, sink=sink)
+    one.start()
+    assert one.wait(30) and (one.state, one.error, one.moments) == ("paused", "The disk is full; make room.", 2)
+    one.step()
+    assert one.wait(30) and (one.state, one.error, one.moments, taken) == ("paused", "The disk is full; make room.", 2, [16, 32])
+    full = False
+    one.resume()
+    assert finished(one).state == "done" and one.error == "" and taken == [16, 32, 48, 64]
+    assert one.learners[3].nets["pi"].theta.equal(last_of(4).nets["pi"].theta), "nothing was left out or done twice"
+
+
+def test_a_sink_that_breaks_fails_the_run():
+    def sink(snapshot):
+        raise OSError("the disk is gone")
+
+    one = run(4, sink=sink)
+    one.start()
+    assert finished(one).state == "failed" and one.error.endswith("failed after 0 updates: OSError the disk is gone.")
+
+
+def test_a_run_may_say_why_it_stopped():
+    one = run()
+    one.stop("It made room for another.")
+    assert (one.state, one.error) == ("stopped", "It made room for another.")
+
+
 def test_wrong_settings_are_told_at_once():
     with pytest.raises(LabError, match="no knob 'clip'"):
         LiveRun(TINY, WORLD, Lanes((0,), {"clip": (0.1,)}))
@@ -249,13 +283,13 @@ def test_reading_while_it_trains_gives_whole_rows():
     assert len(counts) > 1 and len(one.record().steps) == 25
 
 
-def test_the_first_snapshot_comes_within_a_second():
+def test_the_first_snapshot_takes_less_than_a_second_of_computing():
     for world in (WORLD, worlds.make("grid.fourrooms", layout_seed=0)):
         one = LiveRun(ppo, world, Lanes((0, 1, 2, 3, 4)))
-        begun = time.perf_counter()
+        begun = time.process_time()
         one.start()
-        assert one.wait(10, moments=1)
-        seconds = time.perf_counter() - begun
+        assert one.wait(60, moments=1)
+        seconds = time.process_time() - begun
         one.stop()
         assert seconds < 3, f"{world.key} took {seconds:.2f} s"  # 0.3 s on an idle core
 
@@ -272,5 +306,5 @@ for lanes in (Lanes((0,)), Lanes((1,))):
     assert run.wait(30, moments=1)
 run.pause()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
