@@ -32,8 +32,7 @@ def lagging(algo: OnPolicy, world: World, learner: Learner, k: SimpleNamespace) 
         return HEADS[learner.head](*learner.nets["pi"](obs, theta))
 
     batch = act(world, learner, lambda obs, rows: actor(obs), algo.shape.steps)
-    past = actor(batch.obs.flatten(1, 2)).map(lambda x: x.view(*batch.obs.shape[:3], *x.shape[2:]))  # the path of batch_of: the same bits
-    batch.acted = past.log_prob(batch.action)
+    batch.acted = actor(batch.obs.flatten(1, 2)).log_prob(batch.action.flatten(1, 2)).view_as(batch.reward)
     return batch
 
 
