@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,11 +58,14 @@ def papers(args: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
     columns = ("key", "family", "base", "changed", "chapter")
-    table = [(*columns, "verdict", "effect"), *([_cell(row[c]) for c in columns] + _outcome(row["verdict"]) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    print(table([(*columns, "verdict", "effect"), *([_cell(row[c]) for c in columns] + _outcome(row["verdict"]) for row in rows)]))
     return 0
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _cell(value: object) -> str:
@@ -120,6 +124,20 @@ def claims(args: argparse.Namespace) -> int:
     if not judge(args.keys, args.seeds, args.first, args.all, args.jobs, args.scheduler, tell=tell):
         print("Every verdict is fresh; name papers, or add --all, to judge them again.")
     return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train to disk."""
+    from labkit import runs
+
+    return runs.train(args)
+
+
+def runs(args: argparse.Namespace) -> int:
+    """Look after the runs on disk."""
+    from labkit import runs
+
+    return runs.act(args)
 
 
 def new(args: argparse.Namespace) -> int:
@@ -187,6 +205,40 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--mutate", action="store_true", help="judge the tests instead: do they fail when the code is changed?")
     sub.add_argument("--json", action="store_true", help="with --mutate: the score as JSON")
     sub.add_argument("--scheduler", metavar="ADDRESS", help="work on the cluster of this Dask scheduler, such as tcp://host:8786")
+
+    sub = command(train, "Train a method to disk, or go on with a run. Ctrl-C keeps what is done.")
+    sub.add_argument("method", nargs="?", metavar="METHOD", help="one that `labkit papers` lists, such as ppo")
+    sub.add_argument("world", nargs="?", metavar="WORLD", help="such as control.cartpole")
+    sub.add_argument("--knobs", metavar="TEXT", help='values to train side by side, such as "eps=0.1,0.2 lr=0.003"')
+    sub.add_argument("--options", metavar="TEXT", help='of the world, such as "layout_seed=3 view=state"')
+    sub.add_argument("--shape", metavar="TEXT", help='of the method, such as "envs=64 steps=32"')
+    sub.add_argument("--seeds", type=int, metavar="N", help="how many (default: 10)")
+    sub.add_argument("--steps", type=int, metavar="N", help="environment steps per lane (default: 100000, or the run's goal)")
+    sub.add_argument("--every", type=int, metavar="N", help="updates from one stored learner to the next (default: about 64 in all)")
+    sub.add_argument("--name", help="of the run (default: the world's, the method's and a number)")
+    sub.add_argument("--resume", metavar="NAME", help="go on with this run")
+
+    sub = command(runs, "List the runs on disk, or show, compare, fork, delete, export or import some.")
+    actions = sub.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="list them (so does no action)")
+    actions.add_parser("show", help="all about one run").add_argument("name")
+    sub = actions.add_parser("compare", help="several runs at the last step that all have reached")
+    sub.add_argument("names", nargs="+", metavar="NAME")
+    sub.add_argument("--curve", default="return", help="which metric (default: %(default)s)")
+    sub = actions.add_parser("fork", help="begin a run from a snapshot of another")
+    sub.add_argument("name")
+    sub.add_argument("--at", type=int, metavar="UPDATE", help="after which update (default: the last that is stored)")
+    sub.add_argument("--knobs", metavar="TEXT", help="other values of the knobs (default: the same)")
+    sub.add_argument("--setting", type=int, metavar="N", help="the setting that all go on from, where they are not as many as before")
+    sub.add_argument("--steps", type=int, metavar="N", help="its goal (default: the same)")
+    sub.add_argument("--name", dest="new", metavar="NEW", help="what to call it")
+    actions.add_parser("delete", help="delete runs").add_argument("names", nargs="+", metavar="NAME")
+    sub = actions.add_parser("export", help="zip a run")
+    sub.add_argument("name")
+    sub.add_argument("file")
+    sub = actions.add_parser("import", help="unpack a zip that was exported")
+    sub.add_argument("file")
+    sub.add_argument("--name", help="what to call it (default: as it was called)")
 
     sub = command(new, "Begin a paper: its file, its test, its chapter entry.")
     sub.add_argument("family", help="a folder of labkit, such as on_policy")

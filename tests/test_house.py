@@ -55,7 +55,7 @@ LAYERS = [
     FAMILIES,
     {"meter", "occupancy", "record", "store", "ledger"},
     {"studio", "syllabus", "progress", "glossary", "recordings", "build", "claims", "mutation", "teeth"},
-    {"scaffold", "cli"},
+    {"scaffold", "runs", "cli"},
 ]
 
 

@@ -28,7 +28,24 @@ run, others read it; the lock of a process that has ended is free.
     run.record(), run.learner(), fork("cartpole-ppo-1", grid={"eps": (0.1,)}), export("cartpole-ppo-1", "run.zip")
 """
 from labkit.store.archive import bring, export, pack
-from labkit.store.run import Run
-from labkit.store.shelf import aligned, begin, delete, find, fork, load, names, root, save, train
+from labkit.store.run import Run, shaped
+from labkit.store.shelf import aligned, begin, compare, delete, find, fork, load, names, root, save, train
 
-__all__ = ["Run", "aligned", "begin", "bring", "delete", "export", "find", "fork", "load", "names", "pack", "root", "save", "train"]
+__all__ = [
+    "Run",
+    "aligned",
+    "begin",
+    "bring",
+    "compare",
+    "delete",
+    "export",
+    "find",
+    "fork",
+    "load",
+    "names",
+    "pack",
+    "root",
+    "save",
+    "shaped",
+    "train",
+]

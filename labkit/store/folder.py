@@ -260,6 +260,17 @@ def release(folder: Path, lock: FileLock) -> None:
     lock.release()
 
 
+def held(folder: Path) -> bool:
+    """Does someone write here?"""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder in which no one can write
+        return False
+
+
 def remove(folder: Path, lock: FileLock) -> None:
     """Delete a run that is held, and its folder where nothing else is in it. OSError if the disk refuses."""
     try:
@@ -274,7 +285,7 @@ def remove(folder: Path, lock: FileLock) -> None:
 
 
 def holder(folder: Path) -> str:
-    """Who writes here, in words."""
+    """Who writes here, where someone does, in words."""
     try:
         told = parse(read(folder / HOLDER, LIMITS[HOLDER]))
         return f"process {int(told['pid'])} since {datetime.fromisoformat(told['since']):%Y-%m-%d %H:%M:%S} UTC"

@@ -90,6 +90,17 @@ class Run:
         return self.meta["training"]["steps"] if self.meta["training"] else self.step
 
     @property
+    def state(self) -> str:
+        """In a few words."""
+        if self.damage:
+            return "damaged"
+        if self.meta["training"] is None:
+            return "a record"
+        if self._lock is None and disk.held(self.folder):
+            return f"held by {disk.holder(self.folder)}"
+        return "done" if self.step >= self.goal else "can go on"
+
+    @property
     def kept(self) -> list[int]:
         """The updates whose learners are stored."""
         return [entry.update for entry in self.entries if "learner" in entry.parts]
@@ -137,9 +148,8 @@ class Run:
         try:
             base = found[self.meta["algorithm"]]
             knobs = {name: replace(base.knobs[name], default=value) for name, value in told["knobs"].items()}
-            shape = {"shape": type(base.shape)(**told["shape"])} if told["shape"] else {}  # type: ignore[attr-defined]
-            return replace(base, knobs=knobs, **shape)
-        except (KeyError, TypeError, AttributeError) as error:
+            return shaped(replace(base, knobs=knobs), told["shape"] or {})
+        except (KeyError, LabError) as error:
             what = f"{self.meta['algorithm']!r} as labkit {self.meta['versions'].get('labkit')} had it ({error})"
             raise LabError(f"Run {self.name} needs {what}; install that version to go on.") from error
 
@@ -234,6 +244,18 @@ class Run:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def shaped(algorithm: Algorithm, shape: Mapping[str, int]) -> Algorithm:
+    """The method with these settings of its shape. LabError names those that it has."""
+    if not shape:
+        return algorithm
+    old = getattr(algorithm, "shape", None)
+    known = asdict(old) if old else {}
+    if wrong := [f"{name}={value}" for name, value in shape.items() if name not in known or type(value) is not int or value < 1]:
+        has = f"whole numbers of 1 or more for {', '.join(known)}" if known else "none"
+        raise LabError(f"{algorithm.paper.key} cannot have the shape {' '.join(wrong)}; it takes {has}.")
+    return replace(algorithm, shape=replace(old, **shape))  # type: ignore[call-arg, type-var]
 
 
 def make(world: str, options: Mapping[str, Any], device: str) -> World:

@@ -72,7 +72,7 @@ def begin(
     options: of `worlds.make`. every: updates from one stored learner to the next; by default there are about KEPT in all.
     """
     first = next(algorithm.run(make(world, options or {}, lanes.device), lanes))  # says how far an update goes, and whether all fits
-    every = every or max(1, math.ceil(steps / first.step / KEPT))
+    every = max(1, math.ceil(steps / first.step / KEPT)) if every is None else every
     content = settings(algorithm, world, dict(options or {}), lanes, steps, every)
     try:
         json.dumps(content, allow_nan=False)
@@ -150,6 +150,11 @@ def save(record: Record, folder: Path | str) -> Path:
 def load(folder: Path | str) -> Record:
     """The record of any run's folder; of a damaged one up to the damage, which its notes tell. LabError where nothing is left."""
     return Run(folder).record()
+
+
+def compare(names: Sequence[str]) -> dict[str, Record]:
+    """The records of several runs on one axis of steps, see `aligned`; any figure draws them. LabError where that cannot be."""
+    return dict(zip(names, aligned([find(name).record() for name in names]), strict=True))
 
 
 def aligned(records: Sequence[Record]) -> list[Record]:
