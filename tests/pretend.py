@@ -65,6 +65,10 @@ def not_welcome(func, args, x):
 class Operations(TorchDispatchMode):
     """Sends every operation through `compute`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # nothing is compiled here, and loading the compiler takes seconds
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})
 
