@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-
 LINE = 16  # numbers in a cache line
 
 

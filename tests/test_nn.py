@@ -93,3 +93,28 @@ def test_a_table_reads_its_rows():
     table.move(torch.arange(24.0).view(2, 12), torch.tensor([[True], [False]]))
     out, free = table(torch.eye(4)[[2, 0]].expand(2, -1, -1))
     assert out[0].tolist() == [[6, 7, 8], [0, 1, 2]] and out[1].abs().sum() == 0 and free.shape == (2, 1, 0)
+
+
+def outputs_by_autograd(ours, x):
+    return ours.activations(x, ours.theta)[-1]
+
+
+@pytest.mark.parametrize("sizes", [(4, 16, 16, 1), (4, 64, 64, 2), (3, 8, 8, 5)])
+@pytest.mark.parametrize("batch", [7, 256])
+def test_the_gradient_written_out_is_autograds_and_so_is_the_gradient_of_the_gradient(sizes, batch):
+    tick = iter(range(1, 99))
+    ours, x = Net(lambda n: LANES.rand(next(tick), n), sizes, free=2), LANES.rand(500, batch, sizes[0])
+    way = LANES.rand(501, ours.theta.shape[1])
+    found = []
+    for out in (ours(x)[0], outputs_by_autograd(ours, x)):
+        first = torch.autograd.grad(out.sin().sum(), ours.theta, retain_graph=True)[0]
+        slope = torch.autograd.grad(out.sin().sum(), ours.theta, create_graph=True)[0]
+        found.append((first, slope.detach(), torch.autograd.grad((slope * way).sum(), ours.theta)[0]))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    tick = iter(range(1, 99))
+    ours, x = Net(lambda n: LANES.rand(next(tick), n).double(), (3, 5, 4, 2)), LANES.rand(500, 6, 3).double()
+    assert torch.autograd.gradcheck(lambda theta: ours(x, theta)[0], ours.theta.detach().clone().requires_grad_())
