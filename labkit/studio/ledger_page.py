@@ -76,7 +76,7 @@ def own_folder() -> Path:
 
 
 def history(key: str) -> list[tuple[Entry, bool]]:
-    """All entries on a paper, oldest first, and whether each is the reader's own."""
+    """All entries on a paper, oldest first, and whether each was rerun here."""
     both = [(e, False) for e in ledger.entries(key)] + [(e, True) for e in ledger.entries(key, own_folder())]
     return sorted(both, key=lambda pair: pair[0].time)
 
@@ -199,7 +199,7 @@ class Ledger(pn.viewable.Viewer):
     def _draw(self, past: Sequence[tuple[Entry, bool]]) -> None:
         """All results on the chosen paper beside one another."""
         drawable = past and not all(map(counted, past[-1][0].parts))
-        names = [f"seeds {seeds_of(entry)}{', yours' if mine else ''}" for entry, mine in past]
+        names = [f"seeds {seeds_of(entry)}{', rerun here' if mine else ''}" for entry, mine in past]
         _put(figures.replications([entry for entry, _ in past], names) if drawable else None, self.picture, self.picture_words)
 
     def _taken(self, past: Sequence[tuple[Entry, bool]]) -> set[int]:
@@ -322,13 +322,13 @@ def _past(past: Sequence[tuple[Entry, bool]]) -> str:
     if not past:
         return "<p class=soft>No result yet.</p>"
     rows = [_result(entry, mine) for entry, mine in reversed(past)]
-    return _table("All results", ("when, UTC", "seeds", "settings", "effect [95% interval]", "verdict", "whose", "code"), rows)
+    return _table("All results", ("when, UTC", "seeds", "settings", "effect [95% interval]", "verdict", "from", "code"), rows)
 
 
 def _result(entry: Entry, mine: bool) -> tuple[str, ...]:
     code = "changed since" if ledger.stale(entry) else "as it is now"
-    whose, settings = "yours" if mine else "the ledger", html.escape(_settings(entry))
-    return entry.time[:16].replace("T", " "), seeds_of(entry), settings, numbers(weakest(entry.parts)), _mark(entry.held), whose, code
+    source, settings = "rerun here" if mine else "the ledger", html.escape(_settings(entry))
+    return entry.time[:16].replace("T", " "), seeds_of(entry), settings, numbers(weakest(entry.parts)), _mark(entry.held), source, code
 
 
 def _settings(entry: Entry) -> str:

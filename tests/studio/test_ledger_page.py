@@ -112,8 +112,8 @@ def test_replications_stand_beside_the_verdict(book):
     ledger.append(replica(range(10, 30), 2.0), own_folder())  # shares seeds with the verdict: no replication
     page = looking_at("fixpo")
     assert "On other seeds: held 1." in plain(page.about)
-    assert "seeds 50 to 69, yours" in page.picture_words.object and "seeds 0 to 19" in page.picture_words.object
-    assert plain(page.past).count("yours") == 2 and plain(page.past).count("the ledger") == 1
+    assert "seeds 50 to 69, rerun here" in page.picture_words.object and "seeds 0 to 19" in page.picture_words.object
+    assert plain(page.past).count("rerun here") == 2 and plain(page.past).count("the ledger") == 1
     assert page.first.value == 70  # the first that no one has tried
 
 
@@ -164,7 +164,7 @@ def test_a_rerun_shows_how_far_it_is_and_then_its_result(chosen):
     ledger.append(replica(range(100, 120), -2.0), own_folder())
     chosen.rerun.state = "done"
     chosen.look()
-    assert "Done: fixpo on seeds 100 to 119" in plain(chosen.status) and "seeds 100 to 119, yours" in chosen.picture_words.object
+    assert "Done: fixpo on seeds 100 to 119" in plain(chosen.status) and "seeds 100 to 119, rerun here" in chosen.picture_words.object
     assert "On other seeds: not held 1." in plain(chosen.about) and not chosen.go.disabled and chosen.first.value == 120
 
 
