@@ -162,7 +162,7 @@ class Training:
                 self._rest(self._advance())
         except Exception as error:
             log.exception("The run of %s on %s failed", self.algorithm.paper.key, self.world.key)
-            self._fail(sentence(error, self._recorder))
+            self._fail(sentence(error, self.algorithm.paper.key, self.world.key, self.moments))
         finally:
             self._ended()
 
@@ -198,12 +198,11 @@ class Training:
             self._told()
 
 
-def sentence(error: Exception, recorder: Recorder) -> str:
+def sentence(error: Exception, algorithm: str, world: str, updates: int) -> str:
     """What to say of an error that ended a run."""
     if isinstance(error, LabError):
         return str(error)
-    where = f"{recorder.algorithm.paper.key} on {recorder.world.key} failed after {len(recorder.steps)} updates"
-    return f"{where}: {type(error).__name__} {error}".split("\n")[0] + "."
+    return f"{algorithm} on {world} failed after {updates} updates: {type(error).__name__} {error}".split("\n")[0] + "."
 
 
 class LiveRun(Training):

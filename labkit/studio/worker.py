@@ -71,17 +71,17 @@ def _end_with_the_server() -> None:
 
 def _rows(settings: Settings) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     """For each update what to say of it, and its tensors; at last, where it fails, a sentence."""
-    parts, done = settings.parts(), Recorder(*settings.parts())
+    done = 0
     try:
-        fields = watched(settings.world, settings.layout)
+        parts, fields = settings.parts(), watched(settings.world, settings.layout)
         for snapshot in parts[0].run(*parts[1:]):
             row = Recorder(*parts, fields=fields)
             row.add(snapshot)
-            done.steps.append(snapshot.step)
             yield {"step": snapshot.step, "notes": row.notes}, pack(row.record())
+            done += 1
     except Exception as error:
         log.exception("The run of %s failed", settings)
-        yield {"error": sentence(error, done)}, None
+        yield {"error": sentence(error, settings.algorithm, settings.world, done)}, None
 
 
 def pack(row: Record) -> bytes:
@@ -188,9 +188,10 @@ class WorkerRun(Training):
         """What the child says of its next update. EOFError or OSError where it has gone."""
         if self._pipe is None:
             self._pipe, theirs = _context.Pipe()
-            self.process = _context.Process(target=_child, args=(theirs, str(self.settings)), daemon=True)
-            self.process.start()
+            process = _context.Process(target=_child, args=(theirs, str(self.settings)), daemon=True)
+            process.start()
             theirs.close()
+            self.process = process  # once there is something to kill
         self._pipe.send_bytes(b"next")
         about = json.loads(self._pipe.recv_bytes(ROW_BYTES))
         if "error" in about:
@@ -225,5 +226,6 @@ class WorkerRun(Training):
         self.line.give(self)
         if self._pipe:
             self._pipe.close()
+        if self.process:
             self.process.kill()
             self.process.join()
