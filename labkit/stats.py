@@ -8,6 +8,7 @@ simulation; verdicts rest on the interquartile mean alone. Resampling draws from
 always give the same interval.
 """
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.stats
@@ -184,10 +185,13 @@ def _by_task(x: Tensor, stratified: bool) -> np.ndarray:
     return values.reshape(-1, values.shape[-2] if stratified else 1, values.shape[-1])
 
 
+@lru_cache(maxsize=8)  # live curves ask for the same again and again
 def _counts(seed: int, tasks: int, seeds: int) -> np.ndarray:
-    """How often each seed is drawn, (RESAMPLES, tasks, seeds)."""
+    """How often each seed is drawn, (RESAMPLES, tasks, seeds), to be read only."""
     rng = np.random.Generator(np.random.Philox(seed))
-    return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=(RESAMPLES, tasks)).astype(float)
+    counts = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=(RESAMPLES, tasks)).astype(float)
+    counts.flags.writeable = False
+    return counts
 
 
 def _interval(x: Tensor, stratified: bool, *found: np.ndarray) -> Interval:

@@ -1,6 +1,9 @@
 """A verdict follows from its interval by its rule, and a claim is as good as its weakest part."""
+import numpy as np
+import pytest
 import torch
 
+from labkit.errors import LabError
 from labkit.verdict import above, below, exactly, together, weakest
 
 SEEDS = torch.linspace(-1, 1, 21)
@@ -28,3 +31,16 @@ def test_the_weakest_part_decides_and_all_rules_are_told():
     assert whole.parts == (good, open_, bad) and weakest((good, open_)) is open_ and together(good, open_).bound == open_.bound
     both = together(exactly(True, 1.0, "c"), good)
     assert both.held == "held" and both.value == good.value
+
+
+def test_one_seed_decides_nothing():
+    with pytest.raises(LabError, match="A verdict takes at least 2 seeds; got 1"):
+        below(torch.tensor([0.0]), 1.0, "x")
+
+
+def test_a_claim_of_two_parts_is_held_wrongly_no_more_often_than_its_false_part():
+    rng = np.random.default_rng(0)
+    runs = torch.from_numpy(rng.standard_normal((40, 2, 20)))
+    both = [together(above(x, 0, "no effect"), above(y + 3, 0, "a large one")).held for x, y in runs]
+    one = [above(x, 0, "no effect").held for x, _ in runs]
+    assert both == one and both.count("held") <= 3
