@@ -46,6 +46,7 @@ def test_a_run_in_another_process_is_the_run_in_this_one(runs):
     for run in (ours, theirs):
         run.start()
     ours, theirs = rests(ours), rests(theirs).record()
+    ours.thread.join(300)
     assert ours.state == "done" and ours.spent > 0 and not ours.process.is_alive()
     ours = ours.record()
     assert ours.steps.equal(theirs.steps) and ours.lanes == theirs.lanes and ours.notes == theirs.notes
