@@ -16,6 +16,7 @@ from labkit.lanes import Lanes
 from labkit.on_policy.family import ppo
 from labkit.record import Record, record
 from labkit.store import folder as disk
+from labkit.studio.figures import learning_curve
 from tests.methods import assert_same
 from tests.store.conftest import LANES, TINY, UPDATE
 
@@ -243,3 +244,14 @@ def test_records_are_laid_on_one_axis():
     late = replace(a, steps=a.steps + 100)
     with pytest.raises(LabError, match=r"no step in common \(ppo in w from 0 to 30; ppo in w from 100 to 130\)"):
         store.aligned([a, late])
+
+
+def test_runs_of_other_seeds_and_lengths_are_compared_in_the_figures_that_there_are(folder):
+    with store.begin(TINY, "control.cartpole", Lanes(range(10)), 8 * UPDATE, every=8, name="short") as run:
+        list(store.train(run))
+    found = store.compare(["first", "short"])
+    assert [len(r.lanes) for r in found.values()] == [4, 10] and len({tuple(r.steps.tolist()) for r in found.values()}) == 1
+    assert found["short"].curves["return"].nan_to_num(7).equal(run.record().curves["return"].nan_to_num(7))
+    for record_ in found.values():
+        fig = learning_curve(record_)
+        assert max(max(trace.x) for trace in fig.data if trace.x is not None) == 8 * UPDATE
