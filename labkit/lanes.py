@@ -51,6 +51,15 @@ def _values(name: str, given: Iterable[float]) -> tuple[float, ...]:
     return values
 
 
+def check_device(device: str) -> str:
+    """The device; LabError where PyTorch has none of that name."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise LabError(f"PyTorch has no device {device!r} here; give 'cpu', or 'cuda' where a GPU is at hand.") from error
+    return device
+
+
 @dataclass(frozen=True)
 class Lanes:
     """L = settings x seeds. `grid` has one entry per slider; a lane is one of its points with one seed.
@@ -66,10 +75,7 @@ class Lanes:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", _seeds(self.seeds))
         object.__setattr__(self, "grid", {name: _values(name, values) for name, values in self.grid.items()})
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise LabError(f"PyTorch has no device {self.device!r} here; give 'cpu', or 'cuda' where a GPU is at hand.") from error
+        check_device(self.device)
 
     @property
     def points(self) -> list[dict[str, float]]:

@@ -19,7 +19,7 @@ def exact_states(model: MDP | StateTable) -> Callable[[Snapshot], States]:
     Of a StateTable (enumerate_states of a fixed grid): its observations and the share of an episode's steps (`visits`).
     """
     if isinstance(model, MDP):
-        obs = torch.eye(model.states)
+        obs = torch.eye(model.states, device=model.r.device)
         where = discounted(model)
     elif isinstance(model, StateTable):
         obs = model.obs
@@ -72,11 +72,12 @@ def _moves(table: StateTable) -> tuple[Tensor, Tensor, Tensor]:
     """The pairs (from, to) that some action joins, numbered from 1 by `to`: pair (S, A) of each action, 0 where it ends, which
     nobody reads. For every state its P predecessors (P, S) and the pairs by which they arrive (P, S), padded with an unused pair."""
     size = len(table.mu)
-    start = torch.arange(size)[:, None]
+    start = torch.arange(size, device=table.next.device)[:, None]
     names = torch.where(table.done, -1, table.next * size + start)
-    known, pair = torch.cat([torch.tensor([-1]), names.flatten()]).unique(return_inverse=True)
+    known, pair = torch.cat([names.new_tensor([-1]), names.flatten()]).unique(return_inverse=True)
     to, source = known[1:] // size, known[1:] % size
-    rank = torch.arange(len(to)) - torch.searchsorted(to, to)
-    arrivals = torch.full((int(rank.max()) + 1, size), len(known)).index_put((rank, to), torch.arange(1, len(known)))
+    order = torch.arange(len(to), device=to.device)
+    rank = order - torch.searchsorted(to, to)
+    arrivals = to.new_full((int(rank.max()) + 1, size), len(known)).index_put((rank, to), order + 1)
     before = torch.zeros_like(arrivals).index_put((rank, to), source)
     return pair[1:].view(table.next.shape), before, arrivals

@@ -21,7 +21,7 @@ def tabular(algo: OnPolicy, world: World, lanes: Lanes, spread: float = 0.0) -> 
     """A learner whose policy is a table of logits, uniform in +-spread, and whose critic is a table of zeros."""
     learner = algo.begin(world, lanes)
     states, actions = world.obs_size, learner.nets["pi"].sizes[-1]
-    learner.nets |= {"pi": Table(len(lanes), (states, actions)), "v": Table(len(lanes), (states, 1))}
+    learner.nets |= {"pi": Table(len(lanes), (states, actions), lanes.device), "v": Table(len(lanes), (states, 1), lanes.device)}
     learner.nets["pi"].move(spread * (2 * learner.rand(states * actions) - 1), learner.on)
     return learner
 

@@ -70,7 +70,7 @@ class MDP:
     @cached_property
     def discount(self) -> Tensor:
         """gamma as a tensor (1 | K,) float64."""
-        return torch.as_tensor(self.gamma, dtype=torch.float64).reshape(-1)
+        return torch.as_tensor(self.gamma, dtype=torch.float64, device=self.r.device).reshape(-1)
 
     @cached_property
     def narrow(self) -> bool:
@@ -84,7 +84,7 @@ class MDP:
         """The same MDP with P as a CSR matrix. LabError where lanes have MDPs of their own."""
         if self.lanes > 1:
             raise LabError(f"A sparse MDP is one for all lanes; this one has {self.lanes}.")
-        return replace(self, P=sp.csr_matrix(self.P[0].flatten(0, 1).numpy()))
+        return replace(self, P=sp.csr_matrix(self.P[0].flatten(0, 1).cpu().numpy()))
 
 
 def _check_shapes(m: MDP) -> None:
@@ -106,7 +106,7 @@ def _check_numbers(m: MDP) -> None:
         k, s, a = (~torch.isfinite(m.r)).nonzero()[0].tolist()
         raise LabError(f"The reward of state {s}, action {a} (lane {k}) is {m.r[k, s, a].item()}; rewards are finite.")
     rows = torch.from_numpy(np.asarray(m.P.sum(1)).reshape(1, m.states, m.actions)) if m.sparse else m.P.sum(-1)
-    least = np.min(m.P.data if m.sparse else m.P.detach().numpy(), initial=0.0)
+    least = min(0.0, float(m.P.data.min(initial=0.0) if m.sparse else m.P.min()))
     if not (bool((rows <= 1 + SLACK).all()) and least >= 0):
         worst = int(rows.nan_to_num(nan=torch.inf).argmax())
         raise LabError(
@@ -150,10 +150,11 @@ class Table:
         K, S, A, B = self.next.shape
         alive, r = self.prob * ~self.done, (self.prob * self.reward).sum(-1)
         if S <= DENSE:
-            return MDP(torch.zeros(K, S, A, S, dtype=torch.float64).scatter_add_(3, self.next, alive), r, mu, gamma, **names)
+            return MDP(alive.new_zeros(K, S, A, S).scatter_add_(3, self.next, alive), r, mu, gamma, **names)
         if K > 1:
             raise LabError(f"Lanes may have MDPs of their own up to {DENSE} states; this table has {S}.")
-        P = sp.csr_matrix((alive.flatten().numpy(), self.next.flatten().numpy(), np.arange(0, S * A * B + 1, B)), shape=(S * A, S))
+        chance, follow = (x.flatten().cpu().numpy() for x in (alive, self.next))
+        P = sp.csr_matrix((chance, follow, np.arange(0, S * A * B + 1, B)), shape=(S * A, S))
         P.sum_duplicates()
         P.eliminate_zeros()
         return MDP(P, r, mu, gamma, **names)
@@ -211,7 +212,7 @@ def optimal(mdp: MDP, horizon: int | None = None) -> tuple[Tensor, Tensor, Tenso
     if horizon is not None:
         return _optimal_by_step(mdp, horizon)
     shape = (mdp.lanes, mdp.states, mdp.actions)
-    q, v = values(mdp, torch.full(shape, 1 / mdp.actions, dtype=torch.float64))  # chance goes everywhere, so it knows the way
+    q, v = values(mdp, mdp.r.new_full(shape, 1 / mdp.actions))  # chance goes everywhere, so it knows the way
     choice = q.argmax(-1)
     while True:
         choice = _settle(mdp, v, choice) if mdp.sparse else choice
@@ -296,7 +297,7 @@ def _occupancy_by_step(mdp: MDP, pi: Tensor, start: Tensor) -> Tensor:
 
 
 def _optimal_by_step(mdp: MDP, horizon: int) -> tuple[Tensor, Tensor, Tensor]:
-    v, steps = torch.zeros(mdp.lanes, mdp.states, dtype=torch.float64), []
+    v, steps = mdp.r.new_zeros(mdp.lanes, mdp.states), []
     for _ in range(horizon):
         q = lookahead(mdp, v)
         v = q.amax(-1)
@@ -312,7 +313,8 @@ def _solve(mdp: MDP, pi: Tensor, b: Tensor, transposed: bool = False) -> Tensor:
         return _SparseSolve.apply(pi, b, mdp, transposed)
     step = sum((pi[:, :, a, None] * mdp.P[:, :, a] for a in range(1, mdp.actions)), pi[:, :, :1] * mdp.P[:, :, 0])
     more = -mdp.states % 8  # padded to whole cache lines, LAPACK rounds alike in every lane
-    matrix = torch.eye(mdp.states + more, dtype=torch.float64) - mdp.discount[:, None, None] * pad(step, (0, more, 0, more))
+    same = torch.eye(mdp.states + more, dtype=torch.float64, device=step.device)
+    matrix = same - mdp.discount[:, None, None] * pad(step, (0, more, 0, more))
     return torch.linalg.solve(matrix.mT if transposed else matrix, pad(b, (0, more))[..., None])[:, : mdp.states, 0]
 
 
@@ -322,7 +324,7 @@ class _SparseStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mdp: MDP, ahead: bool) -> Tensor:
         ctx.mdp, ctx.ahead = mdp, ahead
-        out = torch.from_numpy(np.stack([(mdp.P if ahead else mdp.P.T) @ lane for lane in x.flatten(1).numpy()]))
+        out = torch.from_numpy(np.stack([(mdp.P if ahead else mdp.P.T) @ lane for lane in x.flatten(1).cpu().numpy()])).to(x.device)
         return out.unflatten(1, (mdp.states, mdp.actions)) if ahead else out
 
     @staticmethod
@@ -335,7 +337,8 @@ class _SparseSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pi: Tensor, b: Tensor, mdp: MDP, transposed: bool) -> Tensor:
-        x = torch.from_numpy(np.stack([_solve_sparse(mdp, p, c, transposed) for p, c in zip(pi.numpy(), b.numpy(), strict=True)]))
+        lanes = zip(pi.cpu().numpy(), b.cpu().numpy(), strict=True)
+        x = torch.from_numpy(np.stack([_solve_sparse(mdp, p, c, transposed) for p, c in lanes])).to(pi.device)
         ctx.mdp, ctx.transposed = mdp, transposed
         ctx.save_for_backward(pi, x)
         return x
@@ -389,8 +392,8 @@ def _iterate(matrix: sp.csr_matrix, b: np.ndarray) -> np.ndarray:
 
 def _settle(mdp: MDP, v: Tensor, choice: Tensor) -> Tensor:
     """Modified policy iteration from v (1, S) until the greedy choice (1, S) stays: cheaper than solving for each change."""
-    every, A, gamma, now, kept = np.arange(mdp.states), mdp.actions, mdp.discount.item(), v[0].numpy(), choice[0].numpy()
-    P, r = mdp.P[np.arange(mdp.P.shape[0]).reshape(-1, A).T.ravel()], mdp.r[0].T.numpy()  # by action, then state
+    every, A, gamma, now, kept = np.arange(mdp.states), mdp.actions, mdp.discount.item(), v[0].cpu().numpy(), choice[0].cpu().numpy()
+    P, r = mdp.P[np.arange(mdp.P.shape[0]).reshape(-1, A).T.ravel()], mdp.r[0].T.cpu().numpy()  # by action, then state
     for _ in range(60):
         before, own, pay = now, mdp.P[every * A + kept], r[kept, every]
         for _ in range(60):
@@ -402,7 +405,7 @@ def _settle(mdp: MDP, v: Tensor, choice: Tensor) -> Tensor:
         kept = np.where(better, q.argmax(0), kept)
         if not better.any() and np.abs(now - before).max() <= 1e-2 * np.abs(now).max():
             break
-    return torch.from_numpy(kept)[None]
+    return torch.from_numpy(kept)[None].to(v.device)
 
 
 # ---- the same worlds, sampled -----------------------------------------------------------------------------------
@@ -428,7 +431,7 @@ class FiniteWorld(World):
         """The table's row of each lane, (L, 1)."""
         if len(self.table.next) not in (1, lanes):
             raise LabError(f"{self.key} has {len(self.table.next)} MDPs, one per lane; run that many lanes, not {lanes}.")
-        return torch.arange(lanes)[:, None] % len(self.table.next)
+        return torch.arange(lanes, device=self.table.next.device)[:, None] % len(self.table.next)
 
     def reset(self, u: Tensor) -> State:
         self._lane(len(u))
@@ -473,9 +476,9 @@ def sampled(mdp: MDP, horizon: int = 100, key: str = "finite.mdp") -> FiniteWorl
         raise LabError("A sparse MDP is not sampled from its matrix; build its world from a table of outcomes (from_table).")
     K, S, A = len(mdp.P), mdp.states, mdp.actions
     ends = (1 - mdp.P.sum(-1, keepdim=True)).clamp(min=0)
-    stay = torch.arange(S)[:, None, None].expand(K, S, A, 1)
-    follow = torch.cat([torch.arange(S).expand(K, S, A, S), stay], -1)
-    parts = follow, torch.cat([mdp.P, ends], -1), mdp.r[..., None], torch.arange(S + 1) == S
+    every = torch.arange(S, device=mdp.r.device)
+    follow = torch.cat([every.expand(K, S, A, S), every[:, None, None].expand(K, S, A, 1)], -1)
+    parts = follow, torch.cat([mdp.P, ends], -1), mdp.r[..., None], torch.arange(S + 1, device=mdp.r.device) == S
     table = Table(*(x.expand(mdp.lanes, S, A, S + 1) for x in parts))
     return FiniteWorld(key, table, mdp.mu, mdp.gamma, horizon, labels=mdp.labels, cells=mdp.cells)
 

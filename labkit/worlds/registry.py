@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from labkit.errors import LabError
+from labkit.lanes import check_device
 from labkit.worlds.world import World
 
 Maker = TypeVar("Maker", bound=Callable[..., World])
@@ -26,8 +27,8 @@ def names() -> list[str]:
     return sorted(_MAKERS)
 
 
-def make(key: str, **options) -> World:
-    """The world called `key`; options go to its maker. LabError for an unknown name or option."""
+def make(key: str, device: str = "cpu", **options) -> World:
+    """The world called `key` on a device; options go to its maker. LabError for an unknown name, device or option."""
     if key not in _MAKERS:
         near = get_close_matches(key, _MAKERS, 1)
         raise LabError(f"There is no world {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}."))
@@ -35,6 +36,6 @@ def make(key: str, **options) -> World:
     if unknown := options.keys() - takes.keys():
         raise LabError(f"World {key!r} has no option {min(unknown)!r}; it takes {', '.join(takes) or 'none'}.")
     try:
-        return _MAKERS[key](**options)
+        return _MAKERS[key](**options).to(check_device(device))
     except TypeError as error:
         raise LabError(f"World {key!r} does not take these options: {error}.") from error

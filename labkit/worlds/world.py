@@ -1,7 +1,8 @@
 """What every world is: pure functions on a dictionary of tensors, lanes first."""
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from copy import copy
+from dataclasses import dataclass, is_dataclass
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -50,6 +51,10 @@ class World:
     obs_high: float | Sequence[float]
     forkable: bool = True  # False where the state is not all in the tensors: a fork starts fresh episodes
 
+    def to(self, device: str | torch.device) -> Self:
+        """The same world with its tables on `device`, where the tensors that it is given must lie, too."""
+        return _moved(self, device)
+
     def reset(self, u: Tensor) -> State:
         """First states of episodes. u (L, E, reset_noise) in [0, 1) -> tensors (L, E, ...)."""
         raise NotImplementedError
@@ -80,3 +85,14 @@ class World:
                 raise LabError(f"{self.key} takes whole actions 0 to {self.actions.n - 1}; got {action.unique().tolist()[:5]}.")
         elif action.shape[-1] != self.actions.dim:
             raise LabError(f"{self.key} takes actions with {self.actions.dim} numbers; got shape {tuple(action.shape)}.")
+
+
+def _moved(thing: Any, device: str | torch.device) -> Any:
+    """A tensor on `device`; a copy of a world or of a table with its tensors there; anything else as it is."""
+    if isinstance(thing, Tensor):
+        return thing.to(device)
+    if isinstance(thing, World) or is_dataclass(thing):
+        twin = copy(thing)
+        vars(twin).update({name: _moved(value, device) for name, value in vars(thing).items()})
+        return twin
+    return thing

@@ -44,11 +44,11 @@ class Layout:
     def home(self, grid: Tensor) -> Tensor:
         """Where episodes begin that do not begin at random, (M,), as cell * 4 + direction: the first of `starts`."""
         if not self.roams:
-            return torch.full((len(grid),), (self.width + 1) * 4)
+            return torch.full((len(grid),), (self.width + 1) * 4, device=grid.device)
         return self.starts(grid).flatten(1).byte().argmax(1)
 
-    def _room(self, m: int) -> Tensor:
-        grid = torch.full((m, self.height, self.width), k.WALL, dtype=torch.uint8)
+    def _room(self, u: Tensor) -> Tensor:
+        grid = torch.full((len(u), self.height, self.width), k.WALL, dtype=torch.uint8, device=u.device)
         grid[:, 1:-1, 1:-1] = k.EMPTY
         return grid
 
@@ -59,7 +59,7 @@ class Layout:
 
 
 def _rows(u: Tensor) -> Tensor:
-    return torch.arange(len(u))
+    return torch.arange(len(u), device=u.device)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Empty(Layout):
     horizon = property(lambda self: 4 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
-        grid = self._room(len(u))
+        grid = self._room(u)
         grid[:, -2, -2] = k.GOAL
         return grid
 
@@ -93,7 +93,7 @@ class FourRooms(Layout):
         self._check(self.size, 7, odd=True)
 
     def draw(self, u: Tensor) -> Tensor:
-        half, row, grid = self.size // 2, _rows(u), self._room(len(u))
+        half, row, grid = self.size // 2, _rows(u), self._room(u)
         grid[:, half, :] = grid[:, :, half] = k.WALL
         gap = 1 + pick(u[:, :4], half - 1)
         for side in (0, 1):
@@ -117,18 +117,18 @@ class DoorKey(Layout):
     horizon = property(lambda self: 10 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
-        row, grid = _rows(u), self._room(len(u))
+        row, grid = _rows(u), self._room(u)
         grid[:, -2, -2] = k.GOAL
         split = 2 + pick(u[:, 0], self.size - 4)
         grid[row, :, split] = k.WALL
         grid[row, 1 + pick(u[:, 1], self.size - 3), split] = k.LOCKED + k.YELLOW
-        near = (grid == k.EMPTY) & (torch.arange(self.size) < split[:, None, None])
+        near = (grid == k.EMPTY) & (torch.arange(self.size, device=grid.device) < split[:, None, None])
         grid.view(len(u), -1)[row, choose(near.flatten(1), u[:, 2])] = k.KEY + k.YELLOW
         return grid
 
     def starts(self, grid: Tensor) -> Tensor:
         split = (grid >= k.LOCKED).flatten(1).byte().argmax(1) % self.size
-        return super().starts(grid) & (torch.arange(self.size) < split[:, None, None])[..., None]
+        return super().starts(grid) & (torch.arange(self.size, device=grid.device) < split[:, None, None])[..., None]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class LavaGap(Layout):
     horizon = property(lambda self: 4 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
-        row, grid = _rows(u), self._room(len(u))
+        row, grid = _rows(u), self._room(u)
         grid[:, -2, -2] = k.GOAL
         x = 2 + pick(u[:, 0], self.size - 4)
         grid[row, 1:-1, x] = k.LAVA
@@ -172,7 +172,7 @@ class SimpleCrossing(Layout):
     def draw(self, u: Tensor) -> Tensor:
         chosen, path, opening = u.split([self.size - 3, self.crossings, self.crossings], 1)
         upright, level = torch.zeros_like(chosen, dtype=torch.bool).scatter(1, chosen.argsort(1)[:, : self.crossings], True).chunk(2, 1)
-        grid = self._room(len(u))
+        grid = self._room(u)
         grid[:, 2:-2:2, 1:-1] = torch.where(level[..., None], k.WALL, grid[:, 2:-2:2, 1:-1])
         grid[:, 1:-1, 2:-2:2] = torch.where(upright[:, None], k.WALL, grid[:, 1:-1, 2:-2:2])
         grid[:, -2, -2] = k.GOAL
@@ -181,7 +181,7 @@ class SimpleCrossing(Layout):
 
     def _limits(self, chosen: Tensor) -> Tensor:
         """Where the walls of one direction stand, the outer ones included: (M, walls) bool -> (M, walls + 2), ascending."""
-        at = torch.where(chosen, torch.arange(2, self.size - 2, 2), self.size - 1).sort(1).values
+        at = torch.where(chosen, torch.arange(2, self.size - 2, 2, device=chosen.device), self.size - 1).sort(1).values
         return torch.cat([torch.zeros_like(at[:, :1]), at, torch.full_like(at[:, :1], self.size - 1)], 1)
 
     def _open(self, grid: Tensor, xs: Tensor, ys: Tensor, rightward: Tensor, u: Tensor) -> None:
@@ -223,7 +223,7 @@ class Unlock(Layout):
     horizon = property(lambda self: 8 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
-        row, grid, wall = _rows(u), self._room(len(u)), self.size - 1
+        row, grid, wall = _rows(u), self._room(u), self.size - 1
         grid[:, :, wall] = k.WALL
         colour = pick(u[:, 0], k.COLOURS).byte()
         grid[row, 1 + pick(u[:, 1], self.size - 2), wall] = k.LOCKED + colour
@@ -234,7 +234,7 @@ class Unlock(Layout):
     def starts(self, grid: Tensor) -> Tensor:
         """In the left room, not face to face with the key or the door."""
         ahead = torch.stack([torch.roll(grid, step, axis) for step, axis in ((-1, 2), (-1, 1), (1, 2), (1, 1))], -1)
-        left = (torch.arange(self.width) < self.size - 1)[:, None]
+        left = (torch.arange(self.width, device=grid.device) < self.size - 1)[:, None]
         return super().starts(grid) & left & ((ahead == k.EMPTY) | (ahead == k.WALL))
 
 
@@ -253,7 +253,7 @@ class Memory(Layout):
     horizon = property(lambda self: 5 * self.size**2)
 
     def draw(self, u: Tensor) -> Tensor:
-        row, mid, grid = _rows(u), self.size // 2, self._room(len(u))
+        row, mid, grid = _rows(u), self.size // 2, self._room(u)
         end = 4 + pick(u[:, 0], self.size - 6) if self.random_length else torch.full_like(row, self.size - 3)
         grid[self._walls(end[:, None, None])] = k.WALL
         first, other = (torch.where(v < 0.5, k.KEY, k.BALL).byte() + k.GREEN for v in u[:, 1:].unbind(1))
@@ -266,14 +266,15 @@ class Memory(Layout):
 
     def _walls(self, end: Tensor) -> Tensor:
         """The walls of room and hallway, which ends at column `end` (M, 1, 1): (M, height, width) bool."""
-        x, off = torch.arange(self.size), (torch.arange(self.size)[:, None] - self.size // 2).abs()
+        x = torch.arange(self.size, device=end.device)
+        off = (x[:, None] - self.size // 2).abs()
         room = (off == 2) & (x >= 1) & (x <= 4)
         hallway = (off == 1) & (x >= 4) & (x < end)
         return room | hallway | ((x == end) & (off > 0)) | (x == end + 2)
 
     def starts(self, grid: Tensor) -> Tensor:
         """Anywhere along the hallway before its end, facing right."""
-        x, y = torch.arange(self.size), torch.arange(self.size)[:, None]
+        x = torch.arange(self.size, device=grid.device)
         end = (grid == k.WIN).flatten(1).byte().argmax(1) % self.size - 1
-        along = (y == self.size // 2) & (x <= end[:, None, None])
-        return super().starts(grid) & along[..., None] & torch.tensor([True, False, False, False])
+        along = (x[:, None] == self.size // 2) & (x <= end[:, None, None])
+        return super().starts(grid) & along[..., None] & torch.tensor([True, False, False, False], device=grid.device)

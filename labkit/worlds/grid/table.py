@@ -1,6 +1,6 @@
 """A fixed layout as a table: every state that can be reached, what follows, and exact returns under the step limit."""
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from labkit.worlds.grid.world import GridWorld
 
 LIMIT = 100_000  # states that one table may have
-Namer = Callable[[State], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,27 +43,31 @@ class StateTable:
         return table.mdp(self.mu[None], gamma, cells=tuple((y, x) for x, y, _ in self.place.tolist()))
 
 
-def namer(plan: Tensor) -> Namer:
-    """A function that gives every state of a fixed layout (1, cells) its own number below 2^62.
+@dataclass(frozen=True)
+class Namer:
+    """Gives every state of a fixed layout, plan (1, cells), its own number below 2^62.
 
     The low 16 bits are cell * 4 + direction; the others are a random weighted sum of what differs from the plan, so
     that they are 0 until a thing or a door has moved. What is carried is missing from the grid: it needs no number.
     """
-    halves = Lanes((0,)).rand(1, 2, plan.shape[1])[0].double()
-    weight = (halves[0] * 2**24 * 2**22 + halves[1] * 2**22).long()
 
-    def name(state: State) -> Tensor:
-        moved = ((state["grid"].long() - plan[0].long()) * weight).sum(-1) & (1 << 46) - 1
+    plan: Tensor
+    weight: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        halves = Lanes((0,), device=str(self.plan.device)).rand(1, 2, self.plan.shape[1])[0].double()
+        object.__setattr__(self, "weight", (halves[0] * 2**24 * 2**22 + halves[1] * 2**22).long())
+
+    def __call__(self, state: State) -> Tensor:
+        moved = ((state["grid"].long() - self.plan[0].long()) * self.weight).sum(-1) & (1 << 46) - 1
         return (moved << 16) + state["pos"] * 4 + state["dir"]
-
-    return name
 
 
 def _fan(world: "GridWorld", states: State) -> tuple[State, Tensor, Tensor]:
     """All 7 actions in all states (1, S, ...): next states (7, S, ...), success and end, both (7, S)."""
     wide = {name: v.expand(k.ACTIONS, *v.shape[1:]) for name, v in states.items()}
-    action = torch.arange(k.ACTIONS)[:, None].expand(wide["pos"].shape)
-    after, reward, terminated, _ = world.step(wide, action, torch.empty(*action.shape, 0))
+    action = torch.arange(k.ACTIONS, device=wide["pos"].device)[:, None].expand(wide["pos"].shape)
+    after, reward, terminated, _ = world.step(wide, action, torch.empty(*action.shape, 0, device=action.device))
     return after | {"time": torch.zeros_like(after["time"])}, reward > 0, terminated
 
 
@@ -79,30 +82,30 @@ def _starts(world: "GridWorld") -> State:
 def reach(world: "GridWorld", name: Namer) -> State:
     """Breadth first from all starts: every state in which an action can be taken, (1, S, ...), sorted by name."""
     edge = _starts(world)
-    known, parts = name(edge)[0].numpy(), [edge]
+    known, parts = name(edge)[0].cpu().numpy(), [edge]
     while len(edge["pos"][0]):
         after, _, ended = _fan(world, edge)
         rows = {key: v[~ended] for key, v in after.items()}
-        names, index = np.unique(name(rows).numpy(), return_index=True)
+        names, index = np.unique(name(rows).cpu().numpy(), return_index=True)
         index = index[~np.isin(names, known)]
-        edge = {key: v[torch.from_numpy(index)][None] for key, v in rows.items()}
-        known, parts = np.concatenate([known, name(edge)[0].numpy()]), [*parts, edge]
+        edge = {key: v[torch.from_numpy(index).to(v.device)][None] for key, v in rows.items()}
+        known, parts = np.concatenate([known, name(edge)[0].cpu().numpy()]), [*parts, edge]
         if len(known) > LIMIT:
             raise LabError(f"{world.key} has more than {LIMIT} states at size {world.width} x {world.height}; choose a smaller size.")
-    order = torch.from_numpy(np.argsort(known))
+    order = torch.from_numpy(np.argsort(known)).to(edge["pos"].device)
     return {key: torch.cat([part[key] for part in parts], 1)[:, order] for key in edge}
 
 
 def enumerate_states(world: "GridWorld") -> StateTable:
     """List a world of fixed layout exactly. LabError where the layout is drawn anew every episode."""
-    name = namer(world.fixed_plan())
+    name = Namer(world.fixed_plan())
     states = reach(world, name)
     names = name(states)[0]
     after, win, ended = _fan(world, states)
-    own = torch.arange(len(names)).expand(ended.shape)
+    own = torch.arange(len(names), device=names.device).expand(ended.shape)
     follow = torch.where(ended, own, torch.searchsorted(names, name(after)).clamp(max=len(names) - 1))
     start = torch.searchsorted(names, name(_starts(world))[0])
-    mu = torch.zeros(len(names), dtype=torch.float64).index_fill(0, start, 1 / len(start))
+    mu = torch.zeros(len(names), dtype=torch.float64, device=names.device).index_fill(0, start, 1 / len(start))
     pos = states["pos"][0]
     place = torch.stack([pos % world.width, pos // world.width, states["dir"][0]], 1)
     follow, ended = follow.T.contiguous(), ended.T.contiguous()
@@ -111,7 +114,7 @@ def enumerate_states(world: "GridWorld") -> StateTable:
 
 def _sweep(table: StateTable, judge: Callable[[Tensor], Tensor]) -> Tensor:
     """Backward over the steps of an episode; `judge` turns action values (L, S, A) into state values (L, S)."""
-    value = torch.zeros(1, len(table.mu), dtype=torch.float64)
+    value = table.mu.new_zeros(1, len(table.mu))
     for t in range(table.horizon, 0, -1):
         later = torch.where(table.done, 0.0, value[:, table.next])
         value = judge(table.reward * (1 - 0.9 * (t / table.horizon)) + later)

@@ -7,7 +7,7 @@ from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.worlds.grid import kinds as k
 from labkit.worlds.grid.layouts import Layout, choose, pick
-from labkit.worlds.grid.table import namer, reach
+from labkit.worlds.grid.table import Namer, reach
 from labkit.worlds.grid.view import VECTORS, VIEW, partial
 from labkit.worlds.world import Discrete, State, World
 
@@ -55,7 +55,7 @@ class GridWorld(World):
             raise LabError(f"{self.key} has the views partial, full and state; got view={view!r}.")
         self.obs_size = sizes[view]
         if view == "state":
-            self._name = namer(self.fixed_plan())
+            self._name = Namer(self.fixed_plan())
             self._names = self._name(reach(self, self._name))
             self.obs_size = self._names.shape[1]
 
@@ -71,7 +71,7 @@ class GridWorld(World):
         plan = self.fixed_plan()[0]
         groups = {"wall": {k.WALL}, "goal": {k.GOAL}, "lava": {k.LAVA}, "win": {k.WIN}, "lose": {k.LOSE},
                   "key": range(k.KEY, k.KEY + 8), "ball": range(k.BALL, k.BALL + 8), "door": range(k.CLOSED, k.LOCKED + 8)}
-        at = {name: torch.isin(plan, torch.tensor(list(kinds), dtype=torch.uint8)).nonzero()[:, 0] for name, kinds in groups.items()}
+        at = {name: torch.isin(plan, plan.new_tensor(list(kinds))).nonzero()[:, 0] for name, kinds in groups.items()}
         return {name: torch.stack([i % self.width, i // self.width], 1) for name, i in at.items()}
 
     def starts(self, grid: Tensor) -> Tensor:
