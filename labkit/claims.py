@@ -15,7 +15,7 @@ from labkit.ledger import FOLDER, Entry
 from labkit.paper import discover
 from labkit.stats import FEW
 
-PATIENCE = 10  # seconds for a scheduler to answer
+PATIENCE = 10  # seconds for a scheduler to answer, and for its first worker
 
 
 def plan(
@@ -115,7 +115,9 @@ def _workers(jobs: int | None, scheduler: str | None) -> Iterator[None]:
         raise LabError("A cluster needs the package distributed; install labkit[cluster].") from error
     try:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise LabError(f"No Dask scheduler answers at {scheduler!r}; start one with `dask scheduler` and give its address.") from error
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except (OSError, ValueError) as error:  # a timeout is an OSError
+        remedy = "start `dask scheduler` and `dask worker`, and give the scheduler's address"
+        raise LabError(f"No Dask scheduler with a worker answers at {scheduler!r}; {remedy}.") from error
     with client, parallel_config("dask", client=client):
         yield

@@ -70,8 +70,8 @@ def test_other_seeds_are_judged_beside_the_checks_own(checks, tmp_path):
     (("ppo",), {"seeds": 9}, "10 seeds or more, from 0 up; got 9 from 0"),
     (("ppo",), {"first": -1}, "got 20 from -1"),
     (("ppo",), {"jobs": 0}, "got --jobs 0, take 1 or more"),
-    (("ppo",), {"scheduler": "tcp://127.0.0.1:9"}, "No Dask scheduler answers at 'tcp://127.0.0.1:9'"),
-    (("ppo",), {"scheduler": "nonsense://x"}, "No Dask scheduler answers at 'nonsense://x'"),
+    (("ppo",), {"scheduler": "tcp://127.0.0.1:9"}, "No Dask scheduler with a worker answers at 'tcp://127.0.0.1:9'"),
+    (("ppo",), {"scheduler": "nonsense://x"}, "No Dask scheduler with a worker answers at 'nonsense://x'"),
 ])  # fmt: skip
 def test_what_cannot_be_judged_is_told_in_a_sentence(keys, options, says, tmp_path, monkeypatch):
     known = ledger.check_of
@@ -80,6 +80,12 @@ def test_what_cannot_be_judged_is_told_in_a_sentence(keys, options, says, tmp_pa
     with pytest.raises(LabError, match=says) as error:
         claims.judge(keys, folder=tmp_path, **options)
     assert str(error.value).endswith(".") and "\n" not in str(error.value) and judged(tmp_path) == []
+
+
+def test_a_cluster_without_workers_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "PATIENCE", 1)
+    with LocalCluster(n_workers=0, dashboard_address=None) as cluster, pytest.raises(LabError, match="No Dask scheduler with a worker"):
+        claims.judge(["ppo"], scheduler=cluster.scheduler_address, folder=tmp_path)
 
 
 def test_a_check_that_fails_is_named_and_the_others_go_on(checks, tmp_path):
