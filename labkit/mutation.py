@@ -49,7 +49,10 @@ class Mutant:
         return ast.fix_missing_locations(tree)
 
     def install(self) -> None:
-        """Make the function in this process the mutant, for all who have imported it. Nothing is written to disk: meant for a fork."""
+        """Make the function in this process the mutant, for all who have imported it. Nothing is written to disk: meant for a fork.
+
+        ImportError where the mutated module cannot even be imported.
+        """
         path, tree = path_of(self.module), self.tree()
 
         class Loader(SourceFileLoader):
@@ -60,7 +63,10 @@ class Mutant:
         spec = spec_from_file_location(name, path, loader=Loader(name, str(path)))
         assert spec and spec.loader
         sys.modules[name] = twin = module_from_spec(spec)
-        spec.loader.exec_module(twin)
+        try:
+            spec.loader.exec_module(twin)
+        except Exception as error:
+            raise ImportError(f"{self} breaks the import") from error
         old, new = (_plain(attrgetter(self.function)(m)) for m in (import_module(self.module), twin))
         for part in ("__code__", "__defaults__", "__kwdefaults__"):
             setattr(old, part, getattr(new, part))

@@ -30,7 +30,7 @@ from labkit.paper import Algorithm, changed, discover, slots
 
 MEASURES = ("labkit.divergence", "labkit.stats")
 FAST = 2.0  # CPU seconds: a test that takes longer is not asked
-MEMORY = 4 << 30  # bytes that a fork may add
+MEMORY = 4 << 30  # bytes of data that a fork may hold
 
 
 @dataclass(frozen=True)
@@ -182,17 +182,19 @@ class Bite:
 
     def ended(self, i: int, code: int) -> None:
         """Remember which test killed."""
-        if 0 < code < BROKEN:
+        if 0 < code < UNFIT:
             self.kills[_place(self.changes[i]), self.chosen[i][code - 1]] += 1
 
     def attack(self, change: Change, names: Sequence[str]) -> int:
         """Put the change in place and run tests until one fails or takes many times as long as it should: its number, from 1."""
         try:
             change.install()
+        except ImportError:
+            return UNFIT
         except Exception:
             return BROKEN
         for i, name in enumerate(names, 1):
-            killed = min(i, BROKEN - 1)
+            killed = min(i, UNFIT - 1)
             signal.signal(signal.SIGPROF, lambda *_, code=killed: os._exit(code))
             signal.setitimer(signal.ITIMER_PROF, 1 + 5 * self.costs[name].seconds)
             try:
@@ -266,7 +268,7 @@ def _place(change: Change) -> str:
     return change.slot if isinstance(change, Identity) else change.function
 
 
-ALIVE, BROKEN = 0, 255  # how a fork ends: nothing failed; the change could not be put in place; else the number of what failed
+ALIVE, UNFIT, BROKEN = 0, 254, 255  # how a fork ends: no test failed; nothing could import it; it fits nowhere; else the test's number
 
 
 def _fork(work: Callable[[], int]) -> None:

@@ -94,6 +94,9 @@ def lean(a, b):
     return a - b
 
 
+assert lean(9, 4) != 9
+
+
 def idle(a):
     return a + 1
 """
@@ -152,6 +155,7 @@ def test_weak_tests_let_mutants_live(told):
     fate = told(WEAK)
     assert not fate["lean: a - b -> a + b"] and not fate["Box.twice: 2 * self.x -> 2 / self.x"]
     assert fate["steps: count < n -> count >= n"] and not fate["steps: count < n -> count <= n"]
+    assert fate["lean: a - b -> a"]  # the module says itself that it is not so: no import, no mutant
 
 
 FAILING = [("def test_x():\n    assert False\n", "test_x fails though"), ("import {name}x", "cannot be collected")]
