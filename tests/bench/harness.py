@@ -1,0 +1,67 @@
+"""What every bench shares: CPU seconds of repeated runs, rows of a table, peers that may be missing, and the machine."""
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: what was measured, in which unit, every repeat of it, and how often the peer's median goes into ours."""
+
+    what: str
+    unit: str
+    who: str
+    times: tuple[float, ...] = ()
+    ratio: float | None = None
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.times)
+
+
+def cpu(work: Callable[[], object], repeats: int, scale: float = 1.0) -> tuple[float, ...]:
+    """CPU seconds of each run of `work`, times `scale`."""
+    times = []
+    for _ in range(repeats):
+        gc.collect()
+        begin = time.process_time()
+        work()
+        times.append((time.process_time() - begin) * scale)
+    return tuple(times)
+
+
+def against(ours: Row, *peers: Row) -> list[Row]:
+    """Ours and its peers, each peer with the ratio of its median to ours."""
+    told = [Row(p.what, p.unit, p.who, p.times, p.median / ours.median, p.note) if p.times else p for p in peers]
+    return [ours, *told]
+
+
+def missing(what: str, unit: str, who: str, *modules: str) -> Row | None:
+    """A row that says why a peer is not measured; None where all its modules are installed."""
+    lacking = [m for m in modules if find_spec(m) is None]
+    return Row(what, unit, who, note=f"skipped: {', '.join(lacking)} not installed") if lacking else None
+
+
+def machine() -> str:
+    """Processor, cores and versions; no host name."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    cores = len(names) or "?"
+    return f"{names[0] if names else platform.processor()}, {cores} cores; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def table(rows: list[Row]) -> str:
+    """As Markdown: median with least and greatest, and how many times ours is faster."""
+    lines = ["| what | unit | who | median | least | greatest | peer / labkit | |", "|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        numbers = [f"{x:.3g}" for x in (r.median, min(r.times), max(r.times))] if r.times else ["", "", ""]
+        lines.append("| " + " | ".join([r.what, r.unit, r.who, *numbers, f"{r.ratio:.1f}" if r.ratio else "", r.note]) + " |")
+    return "\n".join(lines)
