@@ -9,11 +9,11 @@ from labkit.divergence import kl
 from labkit.lanes import Lanes
 from labkit.meter import DriftMeter
 from labkit.occupancy import exact_states
-from labkit.on_policy.discovered_po import discovered_po as discovered
+from labkit.on_policy.discovered_po import discovered_po
 from labkit.on_policy.family import Shape, importance, log_ratio, ppo
-from labkit.on_policy.fixpo import fixpo as repaired
-from labkit.on_policy.props import props as leaning
-from labkit.on_policy.trpo import trpo as natural
+from labkit.on_policy.fixpo import fixpo
+from labkit.on_policy.props import props
+from labkit.on_policy.trpo import trpo
 from labkit.record import Recorder
 from labkit.recordings import Recording
 from labkit.studio.figures.grid import watch
@@ -61,26 +61,26 @@ def arm(method, knobs):
     return Recording(replace(record, fields={}), watched(method), OPTIONS)
 
 
-def no_clip() -> Recording:
+def no_clip_arm() -> Recording:
     """PPO's passes on the bare ratio."""
     return arm(replace(ppo, surrogate=importance), {})
 
 
-def trpo() -> Recording:
+def trpo_arm() -> Recording:
     """Natural steps of mean KL 0.05."""
-    return arm(natural, {"delta": (0.05,), "cg": (6,)})
+    return arm(trpo, {"delta": (0.05,), "cg": (6,)})
 
 
-def fixpo() -> Recording:
+def fixpo_arm() -> Recording:
     """Repaired until no state has moved by more than 0.2 nats."""
-    return arm(repaired, {"eps_kl": (0.2,)})
+    return arm(fixpo, {"eps_kl": (0.2,)})
 
 
-def discovered_po() -> Recording:
+def discovered_po_arm() -> Recording:
     """The discovered brake."""
-    return arm(discovered, {})
+    return arm(discovered_po, {})
 
 
-def props() -> Recording:
+def props_arm() -> Recording:
     """A behaviour policy that leans against sampling error; this batch and the last."""
-    return arm(leaning, {})
+    return arm(props, {})
