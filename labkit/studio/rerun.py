@@ -1,6 +1,7 @@
 """A claim put to the test on seeds of the reader's choice, in a process of its own that gives way to all others."""
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -9,6 +10,7 @@ from pathlib import Path
 from labkit import claims, ledger
 from labkit.errors import LabError
 from labkit.ledger import Entry
+from labkit.studio.worker import end_with_the_server
 
 AT_ONCE = 2  # reruns of one server, whoever asked for them
 _spawn = multiprocessing.get_context("spawn")  # a fork would copy the server's threads' locks
@@ -61,8 +63,8 @@ class Rerun:
 
 def _judge(key: str, seeds: tuple[int, ...], folder: Path, tell: Connection) -> None:
     """The process: judge, write it down, and tell '' or what went wrong in a sentence."""
-    if hasattr(os, "nice"):
-        os.nice(19)
+    threading.Thread(target=end_with_the_server, daemon=True).start()
+    os.nice(19)
     try:
         found = claims.attempt(key, seeds)
         if isinstance(found, Entry):

@@ -45,7 +45,7 @@ def warm_up() -> None:
 def _child(pipe: Connection, text: str) -> None:
     """Compute the run of str(settings): one update for every message, until the pipe closes or the server has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the server, which ends its children
-    threading.Thread(target=_end_with_the_server, daemon=True).start()
+    threading.Thread(target=end_with_the_server, daemon=True).start()
     os.nice(NICE)
     torch.set_num_threads(1)
     rows = _rows(Settings.read(text))
@@ -61,7 +61,7 @@ def _child(pipe: Connection, text: str) -> None:
         return  # nobody listens any more
 
 
-def _end_with_the_server() -> None:
+def end_with_the_server() -> None:
     """In a thread of the child, which may be deep in an update: the server may have been killed."""
     server = multiprocessing.parent_process()
     assert server is not None
