@@ -138,9 +138,9 @@ class Provider(BasicAuthProvider):
     """Panel's login with names and one password, on a page like ours."""
 
     def __init__(self, password: str) -> None:
-        super().__init__()
         form = notice("Drift Lab", "Your runs are kept apart by your name.", FORM)
         self.handler = type("Login", (Login,), {"password": password, "_login_template": Template(form, autoescape=True)})
+        super().__init__()  # which looks at the handler
 
     @property
     def login_handler(self) -> type[Login]:
