@@ -21,9 +21,15 @@ def test_filter_choose_share_and_read_on(page, explorer):
     page.get_by_label("Search", exact=True).fill("markovian decision")
     page.keyboard.press("Enter")
     page.until(lambda: names() == ["value_iteration"])
-    table.get_by_role("button", name="value_iteration").press("Enter")
     title = page.get_by_role("heading", name="value_iteration", exact=True)
-    title.wait_for()
+
+    def choose():
+        """By keyboard; again where the table was drawn anew between focus and key."""
+        table.get_by_role("button", name="value_iteration").press("Enter")
+        page.wait_for_timeout(1000)
+        return title.is_visible()
+
+    page.until(choose)
     page.until(lambda: table.get_by_role("button").get_attribute("aria-current") == "true")
     assert page.get_by_role("button", name="Rerun with these seeds").is_enabled()
 
