@@ -23,7 +23,7 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-WAIT = 120.0  # seconds that anything may take
+WAIT = 300.0  # seconds that anything may take
 REST = 12.0  # seconds after which the server has forgotten pages that were closed
 ROUND = 50  # cycles from one look at the memory to the next
 
