@@ -9,7 +9,7 @@ import torch
 from labkit import stats
 from labkit.verdict import above, below
 
-SEEDS, RUNS = 20, 1000
+SEEDS, RUNS = 20, 2000
 
 
 def blend(shares, parts):
