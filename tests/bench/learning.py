@@ -40,6 +40,8 @@ def sb3(what: str, env: str, steps: int, repeats: int, who: str, envs: int = 1, 
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
+    if full:
+        import minigrid  # noqa: F401  registers its environments
     wrap = _full_view if full else None
     steps = max(steps, 2 * envs * settings.get("n_steps", 2048))
 

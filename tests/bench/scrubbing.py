@@ -1,6 +1,9 @@
 """The scrubber in a real Chromium: from the move of a slider to the picture, and pictures per second while it is dragged."""
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from harness import Row, missing
@@ -10,6 +13,7 @@ from labkit.record import Record
 from labkit.studio.scrubber import Scrubber
 
 MOVES = 50
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 LATENCY = """async moves => {
   const slider = document.querySelector("input[aria-label=step]"), canvas = document.querySelector("canvas.lab-curves"), times = []
   for (let i = 0; i < moves; i++) {
@@ -41,22 +45,28 @@ def page_html() -> str:
     return f"<!doctype html><meta charset=utf-8><body>{Scrubber(record, None, curves=('return',)).to_html()}</body>"
 
 
-def rows(repeats: int, share: float) -> list[Row]:
-    what, chromium = "scrubber in Chromium", os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if gap := missing(what, "ms", "labkit", "playwright"):
-        return [gap]
-    if not chromium:
-        return [Row(what, "ms", "labkit", note="skipped: no Chromium; install one or name it in the variable CHROMIUM")]
+@contextmanager
+def open_page(width: int, height: int) -> Iterator[Any]:
+    """A page of the browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_page(viewport={"width": width, "height": height})
+        browser.close()
+
+
+def rows(repeats: int, share: float) -> list[Row]:
+    what = "scrubber in Chromium"
+    if gap := missing(what, "ms", "labkit", "playwright"):
+        return [gap]
+    if not CHROMIUM:
+        return [Row(what, "ms", "labkit", note="skipped: no Chromium; install one or name it in the variable CHROMIUM")]
+    with open_page(1280, 900) as page:
         page.set_content(page_html())
         page.wait_for_selector("canvas[data-drawn]", state="attached")
         times = sorted(page.evaluate(LATENCY, MOVES))
         rates = tuple(page.evaluate(FRAMES, 2) for _ in range(repeats))
-        browser.close()
     late = f"95% of {MOVES} moves within {times[int(0.95 * MOVES) - 1]:.0f} ms"
     return [
         Row(f"{what}: slider to picture", "ms, wall", "labkit", tuple(times), note=late),
