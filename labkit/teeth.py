@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from inspect import isfunction, unwrap
@@ -231,7 +232,10 @@ class Bite:
             clock, passed = Clock(), False
             with clock:
                 passed = self.passes(item)
-            if not passed and not clock.late:
+            if clock.late:  # stopped perhaps between its end and its clearing up
+                with suppress(Exception):
+                    item.ihook.pytest_runtest_teardown(item=item, nextitem=None)
+            elif not passed:
                 self.broken = f"{item.nodeid} fails though nothing is wrong"
                 break
             if passed:
