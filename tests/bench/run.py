@@ -4,7 +4,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-import cuda
+import gpu
 import growing
 import learning
 import picture
@@ -17,7 +17,7 @@ from harness import Row, machine, table
 
 from labkit.files import write_whole
 
-PARTS = {"ppo": learning, "grid": stepping, "solver": solving, "growth": growing, "start": starting, "browser": scrubbing, "cuda": cuda}
+PARTS = {"ppo": learning, "grid": stepping, "solver": solving, "growth": growing, "start": starting, "browser": scrubbing, "cuda": gpu}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -18,7 +18,8 @@ PEAK = "import resource, sys; print(resource.getrusage(resource.RUSAGE_SELF).ru_
 def importing(module: str, repeats: int) -> Row:
     """In a fresh interpreter; CPU seconds of the import alone."""
     code = f"import time; t = time.process_time(); import {module}; print(time.process_time() - t)"
-    times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(repeats)]
+    command = [sys.executable, "-c", code]
+    times = [float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout) for _ in range(repeats)]
     return Row(f"import {module}", "CPU-s", "labkit" if module.startswith("labkit") else module, tuple(times))
 
 
