@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,13 @@ class Explorer(pn.viewable.Viewer):
         """What the controls say. LabError where they cannot be read."""
         return Settings(self.world, self.algorithm, read_knobs(self.knobs), self.seeds, self.updates, self.layout)
 
+    @property
+    def current(self) -> Training | None:
+        """The run of these settings, where there is one."""
+        with suppress(LabError):  # of words that are no settings there is none
+            return self.runs.get(str(self.settings))
+        return None
+
     @staticmethod
     def _slide(field: pn.widgets.TextInput, value: float) -> None:
         """A knob's slider was moved: it sets the last of its values."""
@@ -287,7 +295,7 @@ class Explorer(pn.viewable.Viewer):
 
     def step(self) -> None:
         """Exactly one update."""
-        if self.shown is None or str(self.settings) not in self.runs or self.shown.over:
+        if self.shown is None or self.current is None or self.shown.over:
             self.shown = self._begin(self.settings)
             self._list_runs()
         self.moment = -1
@@ -378,7 +386,7 @@ class Explorer(pn.viewable.Viewer):
             f'<p role=status class="soft{" bad" * bad}" data-state={state} data-updates={run.moments if run else 0}>'
             f"{html.escape(words)}</p>"
         )
-        again = run is not None and run is self.runs.get(str(self.settings)) and state in ("paused", "running")
+        again = run is not None and run is self.current and state in ("paused", "running")
         self.buttons["train"].param.update(name="Resume" if again and state == "paused" else "Train", disabled=again and state == "running")
         idle = state not in ("running", "paused")
         self.buttons["pause"].param.update(name="Resume" if state == "paused" else "Pause", disabled=idle)

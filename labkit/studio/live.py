@@ -49,7 +49,7 @@ class Training:
     def __init__(self, recorder: Recorder, updates: int, seconds: float) -> None:
         self.algorithm, self.world, self.lanes = recorder.algorithm, recorder.world, recorder.lanes
         self.lanes.knobs(self.algorithm.knobs)  # a wrong knob is told now, not in the thread
-        if updates < 1 or seconds <= 0:
+        if updates < 1 or not seconds > 0:  # NaN is no time either
             raise LabError(f"A live run needs at least 1 update and some time; got updates={updates}, seconds={seconds:g}.")
         self.updates, self.seconds = updates, seconds
         self.state, self.error, self.version, self.spent = "idle", "", 0, 0.0

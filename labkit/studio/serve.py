@@ -195,6 +195,8 @@ def main(
     seats: for a class of so many. LabError where the port is taken, the address is not this machine's, or it can be reached
     from other machines and there is no password.
     """
+    if not 0 <= port <= 65535:
+        raise LabError(f"There is no port {port}; take one from 0 to 65535.")
     torch.set_num_threads(1)  # the page's pictures must not compete with training for cores
     password = read_password(password_file)
     limits = Limits() if seats is None else for_class(seats, worker.CORES)

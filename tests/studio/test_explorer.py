@@ -197,7 +197,8 @@ def test_training_is_shown(session):
     look(session)
     assert status(session) == "Done: update 3 of 3, 3 steps per seed, 2 lanes."
     assert session.moment == -1, "it follows the run"
-    assert 3 in [len(t.y) for t in session.panes["return"].object.data if t.mode == "lines"] and session.slider.end == 2 == session.slider.value
+    assert 3 in [len(t.y) for t in session.panes["return"].object.data if t.mode == "lines"]
+    assert session.slider.end == 2 == session.slider.value
     assert session.notes["return"].object.startswith("<p class=soft>Return of policy_iteration in finite.cliff")
 
 
