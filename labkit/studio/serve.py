@@ -29,7 +29,8 @@ from labkit.studio.pages import PAGES, notice, page
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PASSWORD = "DRIFTLAB_PASSWORD"  # the variable that may hold it
-GONE = 5_000  # ms after which a session whose browser has gone is ended, and how often they are looked for
+GONE = 30_000  # ms after which a session without a browser is ended: a slow one needs that long to come
+LOOK = 5_000  # ms from one search for them to the next
 RETRY = 15  # s
 AGAIN = '<a class="act" href="./">Open it again</a><script>document.querySelector("a").href = "./" + location.search</script>'
 FORM = """<form method="post">
@@ -173,7 +174,7 @@ def options(password: str, limits: Limits) -> dict[str, Any]:
     """What Panel's server is told, beside its pages and addresses."""
     told: dict[str, Any] = {
         "websocket_max_message_size": limits.message,
-        "check_unused_sessions_milliseconds": GONE,
+        "check_unused_sessions_milliseconds": LOOK,
         "unused_session_lifetime_milliseconds": GONE,
     }
     # The secret is never written down: cookies of an earlier start, or of another server, are worth nothing.
