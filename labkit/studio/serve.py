@@ -29,7 +29,7 @@ from labkit.studio.pages import PAGES, notice, page
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PASSWORD = "DRIFTLAB_PASSWORD"  # the variable that may hold it
-GONE = 30_000  # ms after which a session without a browser is ended: a slow one needs that long to come
+GONE = 15_000  # ms after which a session without a browser is ended: a slow one may take that long to come
 LOOK = 5_000  # ms from one search for them to the next
 RETRY = 15  # s
 AGAIN = '<a class="act" href="./">Open it again</a><script>document.querySelector("a").href = "./" + location.search</script>'

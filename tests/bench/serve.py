@@ -24,7 +24,7 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 WAIT = 300.0  # seconds that anything may take
-REST = 12.0  # seconds after which the server has forgotten pages that were closed
+REST = 22.0  # seconds after which the server has forgotten pages that were closed
 ROUND = 50  # cycles from one look at the memory to the next
 
 
@@ -159,6 +159,9 @@ async def load(url: str, sessions: int, training: int, moves: int) -> tuple[list
     for page in busy:
         await page.press("Train")
         readers.append(asyncio.create_task(_read(page)))
+    async with asyncio.timeout(WAIT):
+        while not all(page.updates for page in busy):  # until then they only get ready
+            await asyncio.sleep(0.1)
     trips = []
     for move in range(moves):
         for page in idle:
