@@ -10,12 +10,12 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -qq -c binde
 NEEDS := pyproject.toml binder/constraints.txt
 PYTEST := $(BIN)/python -m pytest -q
 
-test unit notebooks browser bench: export OMP_NUM_THREADS = 1
+test unit notebooks browser claims mutate bench: export OMP_NUM_THREADS = 1
 notebooks: export PLOTLY_RENDERER = plotly_mimetype
 notebooks: export DRIFTLAB_HOME = $(abspath $(VENV))/reader
 
 .DEFAULT_GOAL := help
-.PHONY: help lab serve build test lint unit notebooks browser bench clean
+.PHONY: help lab serve build test lint unit notebooks browser claims mutate bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ help: ## List the targets
 lab: $(VENV)/.lab ## Set up, then open JupyterLab on the start page
 	$(BIN)/labkit lab
 
-serve: $(VENV)/.lab ## Set up, then open the Drift Explorer in the browser
+serve: $(VENV)/.lab ## Set up, then open the Drift Explorer and the Ledger in the browser
 	$(BIN)/labkit serve
 
 build: $(VENV)/.lab ## Build the notebooks from course/chapters
@@ -51,7 +51,13 @@ notebooks: $(VENV)/.test ## Rerun every notebook and compare with what it stores
 browser: $(VENV)/.test ## Drive the lab in headless Chromium
 	$(PYTEST) tests/browser
 
-bench: $(VENV)/.test ## Measure speed against Stable-Baselines3
+claims: $(VENV)/.lab ## Judge the claims whose verdict is missing or stale
+	$(BIN)/labkit claims --jobs $(JOBS)
+
+mutate: $(VENV)/.test ## Do the tests bite? Mutants of losses, divergences and papers
+	$(BIN)/labkit claims --mutate --jobs $(JOBS)
+
+bench: $(VENV)/.test ## Measure speed, latency and memory beside the peers
 	$(BIN)/labkit bench
 
 clean: ## Remove the environment and the caches

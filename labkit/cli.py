@@ -163,7 +163,7 @@ def progress(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Measure speed beside Stable-Baselines3."""
+    """Measure speed, latency and memory beside the peers."""
     return subprocess.run([sys.executable, ROOT / "tests" / "bench" / "run.py", *args.rest]).returncode
 
 
@@ -251,7 +251,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--export", metavar="FILE", help="write it to a file")
     sub.add_argument("--import", dest="load", metavar="FILE", help="merge a file into it")
 
-    command(bench, "Measure speed beside Stable-Baselines3; further options go to the benchmark.").set_defaults(passes_on=True)
+    command(bench, "Measure speed, latency and memory beside the peers; further options go to the benchmark.").set_defaults(passes_on=True)
     return top
 
 

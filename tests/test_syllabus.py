@@ -34,7 +34,7 @@ papers = ["b"]
 
 def test_the_whole_reading_list_is_placed_once():
     papers = [key for c in syllabus.load().chapters for key in c.papers]
-    assert len(papers) == len(set(papers)) == 206
+    assert len(papers) == len(set(papers)) == 205
 
 
 def test_the_course_has_its_planned_shape():
