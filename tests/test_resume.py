@@ -38,6 +38,8 @@ class Task:
         self.method = small(METHODS[key])
         self.world = next(world for world in sorted(worlds.names(), key=lambda name: worlds.make(name).horizon) if fits(self.method, world))
         self.plain = list(islice(self.method.run(worlds.make(self.world), LANES), updates))  # nothing is stored here
+        self.train()  # once here, so that no child spends its time on what is only done once
+        shutil.rmtree(store.root())
 
     def open(self):
         """The run called "run", begun where it is not there yet."""
