@@ -9,7 +9,7 @@ import torch
 from labkit import worlds
 from labkit.errors import LabError
 from labkit.lanes import Lanes
-from labkit.on_policy.family import Shape, a2c, epochs, fit_critic, gae, minibatches, normalised_gae, one_step, ppo, reinforce, unfitted
+from labkit.on_policy.family import Shape, a2c, epochs, fit_critic, gae, minibatches, normalised_gae, one_step, ppo, reinforce, squared_error, unfitted
 
 both = pytest.mark.parametrize("world", ["control.cartpole", "control.pendulum"])
 SMALL = Shape(envs=4, steps=30, width=8, minibatches=3)
@@ -242,3 +242,10 @@ def test_a_run_goes_on_from_a_snapshot_and_tells_what_its_batch_told(method):
     steps = 12 if method is reinforce else 30
     assert (first.step, second.step) == (4 * steps, 8 * steps)
     assert first.metrics.keys() == {"return", "mark"} and torch.equal(first.metrics["return"], first.learner.memory["return"])
+
+
+def test_the_critics_loss_is_the_square_of_its_error():
+    prediction, target = torch.tensor([[1.0, -2.0]], requires_grad=True), torch.tensor([[3.0, -1.0]])
+    loss = squared_error(prediction, target, SimpleNamespace())
+    assert loss.tolist() == [[4.0, 1.0]]
+    assert torch.autograd.grad(loss.sum(), prediction)[0].tolist() == [[-4.0, -2.0]]

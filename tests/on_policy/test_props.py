@@ -43,6 +43,15 @@ def test_the_buffer_holds_the_last_batches_and_judges_them_by_the_policy_of_now(
     assert torch.equal(now, last.log_prob.flatten(1, 2)) and not torch.equal(last.log_prob[:, :, :4], batches[-1].log_prob[:, :, 2:])
 
 
+def test_behaviour_is_corrected_every_few_steps_by_all_that_is_at_hand(collected, monkeypatch):
+    c, seen = collected(props, updates=0, envs=2, steps=3 * EVERY), []
+    monkeypatch.setattr("labkit.on_policy.props.correct", lambda learner, obs, action, k: seen.append((obs.shape[1], action.shape[1])))
+    learner = c.algo.begin(c.world, c.learner.lanes)
+    for _ in range(2):
+        c.algo.collect(c.algo, c.world, learner, c.k)
+    assert seen == [(2 * EVERY * i, 2 * EVERY * i) for i in (1, 2, 3, 4, 5)]
+
+
 @both
 def test_the_first_gradient_is_that_of_the_mean_log_probability(collected, world):
     c = collected(props, world)
