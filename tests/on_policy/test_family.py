@@ -9,7 +9,20 @@ import torch
 from labkit import worlds
 from labkit.errors import LabError
 from labkit.lanes import Lanes
-from labkit.on_policy.family import Shape, a2c, epochs, fit_critic, gae, minibatches, normalised_gae, one_step, ppo, reinforce, squared_error, unfitted
+from labkit.on_policy.family import (
+    Shape,
+    a2c,
+    epochs,
+    fit_critic,
+    gae,
+    minibatches,
+    normalised_gae,
+    one_step,
+    ppo,
+    reinforce,
+    squared_error,
+    unfitted,
+)
 
 both = pytest.mark.parametrize("world", ["control.cartpole", "control.pendulum"])
 SMALL = Shape(envs=4, steps=30, width=8, minibatches=3)
