@@ -120,8 +120,8 @@ class Ledger(pn.viewable.Viewer):
         self._build_overview()
         self._build_detail()
         self.view = pn.Column(self.detail, self.overview, self.papers, **BARE)
-        self.param.watch(lambda event: self._list(), ["family", "verdict", "search"])
-        self.param.watch(lambda event: self._choose(), "paper")
+        self.param.watch(lambda *events: self._list(), ["family", "verdict", "search"])
+        self.param.watch(lambda *events: self._choose(), "paper")
         self._list()
         self._choose()
 

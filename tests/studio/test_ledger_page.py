@@ -80,6 +80,11 @@ def test_filters_and_search_narrow_table_picture_and_counts(page):
     assert keys(page) == [] and plain(page.counts) == "No paper fits."
 
 
+def test_a_link_sets_all_at_once(page):
+    page.param.update(family="on_policy", verdict="all", search="trust", paper="fixpo")
+    assert "fixpo" in keys(page) and page.detail.visible and not page.counts.object.startswith("<p role=status class=bad")
+
+
 def test_a_link_that_cannot_be_read_is_told(page):
     page.misread({"family": "<b>"})
     assert "The link's family=&lt;b&gt; cannot be read" in page.counts.object
