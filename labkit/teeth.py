@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from inspect import isfunction, unwrap
@@ -212,35 +211,40 @@ class Bite:
         return not any(report.failed for report in self.reports)
 
     def measured(self, items: Sequence[Any]) -> dict[str, Cost]:
-        """What each fast test costs, found in a fork; `broken` names one that fails though nothing is wrong."""
-        here, there = get_context("fork").Pipe(duplex=False)
-        child = get_context("fork").Process(target=_fork, args=(partial(self.measure, items, there),))
-        child.start()
-        there.close()
-        try:
-            costs, self.broken = here.recv()
-        except EOFError:
-            costs, self.broken = {}, "A test ends the process"
-        child.join()
+        """What each fast test costs, found in forks; `broken` names one that fails though nothing is wrong."""
+        costs, left = dict[str, Cost](), list(items)
+        while left and not self.broken:
+            here, there = get_context("fork").Pipe(duplex=False)
+            child = get_context("fork").Process(target=_fork, args=(partial(self.measure, left, there),))
+            child.start()
+            there.close()
+            try:
+                found, done, self.broken = here.recv()
+                costs, left = costs | found, left[done:]
+            except EOFError:
+                self.broken = "A test ends the process"
+            child.join()
         return costs
 
     def measure(self, items: Sequence[Any], out: Any) -> int:
-        """Send the costs and the name of a test that fails."""
-        costs = dict[str, Cost]()
+        """Send the costs of tests up to the first slow one, how many were tried, and the name of one that fails.
+
+        A test that was stopped leaves its set-up standing, so those after it are for a fresh fork.
+        """
+        costs, done, broken = dict[str, Cost](), 0, ""
         files = {str(path): path for path in {path_of(m.module) for m in self.changes if isinstance(m, Mutant)}}
         for item in items:
             clock, passed = Clock(), False
             with clock:
                 passed = self.passes(item)
-            if clock.late:  # stopped perhaps between its end and its clearing up
-                with suppress(Exception):
-                    item.ihook.pytest_runtest_teardown(item=item, nextitem=None)
-            elif not passed:
-                self.broken = f"{item.nodeid} fails though nothing is wrong"
+            done += 1
+            if clock.late:
                 break
-            if passed:
-                costs[item.nodeid] = Cost(clock.seconds, frozenset((files[file], line) for file, line in clock.calls if file in files))
-        out.send((costs, self.broken))
+            if not passed:
+                broken = f"{item.nodeid} fails though nothing is wrong"
+                break
+            costs[item.nodeid] = Cost(clock.seconds, frozenset((files[file], line) for file, line in clock.calls if file in files))
+        out.send((costs, done, broken))
         return ALIVE
 
 

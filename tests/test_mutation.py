@@ -9,11 +9,10 @@ import torch
 
 from labkit import teeth
 from labkit.errors import LabError
-from labkit.files import ROOT
 from labkit.mutation import mutants
 from labkit.on_policy.family import ppo
 from labkit.paper import changed, discover
-from labkit.teeth import Identity, Score, bite, change, claimed, of_paper, package, reached, report
+from labkit.teeth import Identity, Score, bite, change, claimed, of_paper, reached, report
 
 
 @pytest.fixture
@@ -200,23 +199,6 @@ def test_every_paper_has_mutants_and_every_changed_slot_is_given_back(key):
     given = [m.slot for m in of_paper(key, METHODS) if isinstance(m, Identity)]
     assert given == (changed(method, METHODS[method.paper.base]) if method.paper.base else [])
     assert len(of_paper(key, METHODS)) > len(given) or key == "policy_iteration"
-
-
-def own_tests(key):
-    """A paper's own test file, or that of its family."""
-    folder = ROOT / "tests" / package(METHODS[key]).rpartition(".")[2]
-    own = folder / f"test_{key}.py"
-    return own if own.exists() else folder / "test_family.py"
-
-
-@pytest.mark.parametrize("family", sorted({package(method) for method in METHODS.values()}))
-def test_papers_own_tests_know_each_slot_from_its_bases_and_a_sign_from_its_opposite(family, monkeypatch):
-    monkeypatch.setattr(teeth, "FAST", 1.0)
-    own = {key: of_paper(key, METHODS) for key, method in METHODS.items() if package(method) == family}
-    signs = [m for changes in own.values() for m in [m for m in changes if getattr(m, "kind", "") in ("sign", "arithmetic")][:2]]
-    changes = [m for changes in own.values() for m in changes if isinstance(m, Identity)] + list(dict.fromkeys(signs))
-    killed = bite(changes, sorted({own_tests(key) for key in own}))
-    assert not [str(change) for change, dead in zip(changes, killed, strict=True) if not dead]
 
 
 # scores
