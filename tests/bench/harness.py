@@ -3,8 +3,8 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Row:
-    """One line: what was measured, in which unit, every repeat of it, and how often the peer's median goes into ours."""
+    """One line: what was measured, in which unit, every repeat of it, how often ours goes into the peer's median, and how often it must."""
 
     what: str
     unit: str
@@ -21,6 +21,7 @@ class Row:
     times: tuple[float, ...] = ()
     ratio: float | None = None
     note: str = ""
+    least: float | None = None
 
     @property
     def median(self) -> float:
@@ -40,8 +41,13 @@ def cpu(work: Callable[[], object], repeats: int, scale: float = 1.0) -> tuple[f
 
 def against(ours: Row, *peers: Row) -> list[Row]:
     """Ours and its peers, each peer with the ratio of its median to ours."""
-    told = [Row(p.what, p.unit, p.who, p.times, p.median / ours.median, p.note) if p.times else p for p in peers]
-    return [ours, *told]
+    return [ours, *(replace(p, ratio=p.median / ours.median) if p.times else p for p in peers)]
+
+
+def slower(rows: Iterable[Row]) -> list[str]:
+    """In words, the peers that we are not so many times faster than as we should be."""
+    behind = [r for r in rows if r.ratio and r.least and r.ratio < r.least]
+    return [f"{r.what}: {r.who} takes {r.ratio:.1f} times our CPU time, and should take {r.least:g} times." for r in behind]
 
 
 def missing(what: str, unit: str, who: str, *modules: str) -> Row | None:

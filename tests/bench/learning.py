@@ -33,7 +33,7 @@ def ours(what: str, key: str, lanes: int, steps: int, repeats: int, **options: A
     return Row(what, UNIT, f"labkit, lanes: {lanes}", cpu(lambda: train(algo, world, lanes, steps), repeats, STEPS / steps / lanes))
 
 
-def sb3(what: str, env: str, steps: int, repeats: int, who: str, envs: int = 1, full: bool = False, **settings: Any) -> Row:
+def sb3(what: str, env: str, steps: int, repeats: int, who: str, least: float, envs: int = 1, full: bool = False, **settings: Any) -> Row:
     """Stable-Baselines3 at its own defaults for small networks, or at `settings`."""
     if gap := missing(what, UNIT, who, "stable_baselines3"):
         return gap
@@ -48,7 +48,7 @@ def sb3(what: str, env: str, steps: int, repeats: int, who: str, envs: int = 1, 
     def work() -> None:
         PPO("MlpPolicy", make_vec_env(env, envs, seed=0, wrapper_class=wrap), seed=0, device="cpu", **settings).learn(steps)
 
-    return Row(what, UNIT, who, cpu(work, repeats, STEPS / steps))
+    return Row(what, UNIT, who, cpu(work, repeats, STEPS / steps), least=least)
 
 
 def _full_view(env: Any) -> Any:
@@ -108,10 +108,10 @@ def rows(repeats: int, share: float) -> list[Row]:
     peers = [
         floor(repeats),
         *(ours(CARTPOLE, "control.cartpole", lanes, steps, repeats) for lanes in (1, 8)),
-        sb3(CARTPOLE, "CartPole-v1", steps, repeats, "Stable-Baselines3, its defaults"),
-        sb3(CARTPOLE, "CartPole-v1", steps, repeats, "CleanRL's settings through SB3", envs=4, **CLEANRL),
+        sb3(CARTPOLE, "CartPole-v1", steps, repeats, "Stable-Baselines3, its defaults", 20),
+        sb3(CARTPOLE, "CartPole-v1", steps, repeats, "CleanRL's settings through SB3", 10, envs=4, **CLEANRL),
         *jax(repeats, steps),
     ]
     door = ours(DOORKEY, "grid.doorkey", 16, steps, repeats, size=5, view="full")
-    doors = [sb3(DOORKEY, "MiniGrid-DoorKey-5x5-v0", steps, repeats, "Stable-Baselines3, its defaults", full=True)]
+    doors = [sb3(DOORKEY, "MiniGrid-DoorKey-5x5-v0", steps, repeats, "Stable-Baselines3, its defaults", 20, full=True)]
     return [*against(mine, *peers), *against(door, *doors)]

@@ -13,7 +13,7 @@ import solving
 import starting
 import stepping
 import torch
-from harness import Row, machine, table
+from harness import Row, machine, slower, table
 
 from labkit.files import write_whole
 
@@ -44,6 +44,8 @@ def main() -> None:
     if not arguments.parts:
         write_whole(RESULTS, report(found, arguments.repeats))
         picture.write(found)
+    if behind := slower(row for rows in found.values() for row in rows):
+        raise SystemExit("\n".join(behind))
 
 
 if __name__ == "__main__":
