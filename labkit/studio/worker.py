@@ -158,11 +158,6 @@ class WorkerRun(Training):
         self._pipe: Connection | None = None
         self.process: Any = None
 
-    @property
-    def before(self) -> int | None:
-        """How many runs wait for a core before this one; None where it does not wait."""
-        return self.line.before(self)
-
     def stop(self, why: str = "") -> None:
         """End the run at once: an update that is under way is lost. What was recorded stays."""
         super().stop(why)

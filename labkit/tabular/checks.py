@@ -139,7 +139,11 @@ def unremembered(learners: Sequence[Learner], log_pi: Tensor, eta: float, tau: f
 
 def check_mirror_descent(seeds: Sequence[int] = range(20), steps: int = 50) -> Verdict:
     """A random MDP and policy per seed. The smallest eta, with entropy: its step against the natural gradient's. The largest,
-    without: how far its step ends from greedy. An eta of 1, without and with: the policy against all past values."""
+    without: how far its step ends from greedy. An eta of 1, without and with: the policy against all past values.
+
+    At first tau was 0.1, which no float32 holds, and the last part missed by that rounding; with 0.125 the claim was put to the
+    test again on seeds 1000 to 1019 too.
+    """
     world, eta, first = garnet(seed=seeds, gamma=0.9), mirror_descent.knobs["eta"], Lanes(tuple(seeds))
     log_pi = (4 * first.rand(0, world.mdp.states, world.mdp.actions).double()).log_softmax(-1)
 

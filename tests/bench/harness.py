@@ -1,14 +1,14 @@
 """What every bench shares: CPU seconds of repeated runs, rows of a table, peers that may be missing, and the machine."""
 import gc
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
 
-import torch
+from labkit import ledger
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ def missing(what: str, unit: str, who: str, *modules: str) -> Row | None:
 
 def machine() -> str:
     """Processor, cores and versions; no host name."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    cores = len(names) or "?"
-    return f"{names[0] if names else platform.processor()}, {cores} cores; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{ledger.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def table(rows: list[Row]) -> str:

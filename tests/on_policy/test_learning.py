@@ -14,11 +14,11 @@ from labkit.on_policy.trpo import trpo
 from labkit.worlds.grid import enumerate_states, exact_return, optimal_return
 
 
-def trained(key, seeds, steps, **options):
+def trained(key, seeds, steps, first=1000, **options):
     """The last snapshot of ppo with the world's recipe, within `steps` steps per lane."""
     world, algo = worlds.make(key, **options), tuned(ppo, key)
     last = None
-    for snapshot in algo.run(world, Lanes(tuple(range(1000, 1000 + seeds)))):
+    for snapshot in algo.run(world, Lanes(tuple(range(first, first + seeds)))):
         if snapshot.step > steps:
             return world, last
         last = snapshot
@@ -38,12 +38,15 @@ def test_pendulum_above_minus_250():
 
 
 @pytest.mark.parametrize(
-    ("key", "view", "size", "steps", "seeds", "enough"),
-    [("grid.doorkey", "full", 5, 100_000, 10, 8), ("grid.fourrooms", "state", 9, 64_000, 3, 3)],  # some never find the key
+    ("key", "view", "size", "steps", "first", "seeds", "enough"),
+    [("grid.doorkey", "full", 5, 100_000, 2000, 10, 8), ("grid.fourrooms", "state", 9, 64_000, 1000, 3, 3)],
 )
-def test_a_grid_of_fixed_layout_to_95_percent_of_the_optimum(key, view, size, steps, seeds, enough):
-    """Exactly: over all states, under the step limit. The optimum is that of a policy which may look at the clock."""
-    world, last = trained(key, seeds, steps, size=size, layout_seed=0, view=view)
+def test_a_grid_of_fixed_layout_to_95_percent_of_the_optimum(key, view, size, steps, first, seeds, enough):
+    """Exactly: over all states, under the step limit. The optimum is that of a policy which may look at the clock.
+
+    Some never find the key: "8 of 10" was settled on seeds 1000 to 1009, and is held to on others.
+    """
+    world, last = trained(key, seeds, steps, first, size=size, layout_seed=0, view=view)
     table = enumerate_states(world)
     pi = last.learner.policy(table.obs).probs.detach()
     share = exact_return(table, pi) / optimal_return(table)
