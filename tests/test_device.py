@@ -183,3 +183,49 @@ def test_the_exact_solver_answers_alike(key):
 
     here, there = both(ask)
     assert_same({name: x.detach() for name, x in here.items()}, home(there))
+
+
+# ---- a real one -------------------------------------------------------------------------------------------------
+
+real = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here; the pretend device stands in for it")
+
+
+@real
+@everywhere
+def test_a_method_learns_on_cuda_what_it_learns_on_the_cpu(key, world):
+    """Sums are taken in another order there: after an update a policy has moved the same way, but for rounding."""
+
+    def moved(device):
+        run = tiny(METHODS[key]).run(short(world, device=device), Lanes((0, 1), device=device))
+        first, second = (s.learner.nets["pi"].theta.detach().double().cpu() for s in itertools.islice(run, 2))
+        return second - first
+
+    here, there = moved("cpu"), moved("cuda")
+    assert (here - there).norm(dim=1).le(0.05 * here.norm(dim=1) + 1e-9).all()
+
+
+@real
+@each_world
+def test_a_world_moves_on_cuda_as_on_the_cpu(key):
+    def walk(device):
+        world, lanes = worlds.make(key, device=device), Lanes((3, 4), device=device)
+        state = world.reset(lanes.rand(0, 5, world.reset_noise))
+        for t in range(12):
+            u = lanes.rand(2 * t + 1, 5, world.actions.noise)
+            action = (u[..., 0] * world.actions.n).long() if isinstance(world.actions, Discrete) else 2 * u - 1
+            state, reward, terminated, truncated = world.step(state, action, lanes.rand(2 * t + 2, 5, world.step_noise))
+            state = world.restart(state, terminated | truncated, lanes.rand(99 + t, 5, world.reset_noise))
+        return world.observe(state), reward
+
+    for one, other in zip(walk("cpu"), walk("cuda"), strict=True):
+        torch.testing.assert_close(one, other.cpu(), rtol=1e-4, atol=1e-4)
+
+
+@real
+def test_a_run_on_cuda_is_the_same_each_time():
+    def final():
+        lanes = Lanes((0, 1), device="cuda")
+        run = tiny(ppo).run(short("control.cartpole", device="cuda"), lanes)
+        return [s.learner for s in itertools.islice(run, 3)][-1].nets["pi"].theta.detach().cpu()
+
+    assert torch.equal(final(), final())
