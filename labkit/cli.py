@@ -46,7 +46,7 @@ def behind_jupyter() -> dict[str, Any]:
 
 def build(args: argparse.Namespace) -> int:
     """Build notebooks, or say which are out of step."""
-    from labkit import build as builder
+    from labkit.course import build as builder
 
     return builder.main(args.chapters, args.check, args.recordings)
 
@@ -82,7 +82,7 @@ def _outcome(verdict: dict[str, Any] | None) -> list[str]:
 
 def catalogue() -> list[dict[str, Any]]:
     """One entry per discovered method, by family and key; `verdict` is null until the claim has been judged."""
-    from labkit import ledger
+    from labkit.claims import ledger
     from labkit.paper import changed, discover, module_of
 
     found = discover()
@@ -109,14 +109,14 @@ def catalogue() -> list[dict[str, Any]]:
 def claims(args: argparse.Namespace) -> int:
     """Judge claims, and tell each verdict as it ends; or tell how well tests and claims tell papers from mutants of them."""
     if args.mutate:
-        from labkit import teeth
+        from labkit.claims import teeth
 
         told = teeth.scores(args.keys, args.jobs)
         print(json.dumps([vars(score) for score in told], indent=1) if args.json else teeth.report(told))
         return 0
     from tqdm import tqdm
 
-    from labkit.claims import judge
+    from labkit.claims.judging import judge
 
     def tell(entry) -> None:
         tqdm.write("  ".join([entry.key, *_outcome(vars(entry) | {"stale": False}), f"{entry.seconds:.0f} s"]))
@@ -151,7 +151,7 @@ def new(args: argparse.Namespace) -> int:
 
 def progress(args: argparse.Namespace) -> int:
     """Show the reader's progress, or move it to or from a file."""
-    from labkit import progress as results
+    from labkit.course import progress as results
 
     if args.load:
         results.import_from(args.load)

@@ -4,6 +4,8 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabError
@@ -69,13 +71,20 @@ def module_of(algorithm: Algorithm) -> str:
     return own if importlib.util.find_spec(own) else family
 
 
-def discover() -> dict[str, Algorithm]:
-    """Every algorithm of the package by its paper's key, families and papers alike; there is no list to keep."""
-    import labkit
-
+@cache
+def _found() -> dict[str, Algorithm]:
     found: dict[str, Algorithm] = {}
-    for info in pkgutil.walk_packages(labkit.__path__, "labkit."):
-        if info.name.count(".") == 2 and not info.name.startswith(("labkit.worlds.", "labkit.studio.")):
+    for family in sorted(Path(__file__).parent.glob("*/family.py")):
+        package = f"labkit.{family.parent.name}"
+        for info in pkgutil.iter_modules([str(family.parent)], f"{package}."):
             module = importlib.import_module(info.name)
             found |= {a.paper.key: a for a in vars(module).values() if isinstance(a, Algorithm)}
     return found
+
+
+def discover() -> dict[str, Algorithm]:
+    """Every algorithm of the package by its paper's key, families and papers alike; there is no list to keep.
+
+    A family is a folder with a family.py. The folders are read once per process.
+    """
+    return dict(_found())

@@ -5,10 +5,10 @@ import keyword
 import re
 from pathlib import Path
 
+from labkit.course.syllabus import Chapter, load
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 from labkit.paper import Algorithm, discover, module_of, slots
-from labkit.syllabus import Chapter, load
 
 PAPER = '''"""{key}: say in a line what it changes, and where the paper says so."""
 from dataclasses import replace

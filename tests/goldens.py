@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from labkit.claims.ledger import machine
 from labkit.files import write_whole
 from labkit.lanes import Lanes
-from labkit.ledger import machine
 from tests.methods import CASES, after, lane
 
 PATH = Path(__file__).with_name("goldens.json")

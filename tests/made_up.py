@@ -1,7 +1,7 @@
 """Entries for a ledger that nothing was computed for."""
 import torch
 
-from labkit import ledger
+from labkit.claims import ledger
 from labkit.verdict import Verdict, above, exactly, together
 
 SPREAD = torch.linspace(-1, 1, 21)

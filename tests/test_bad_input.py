@@ -9,8 +9,9 @@ import gymnasium
 import pytest
 import torch
 
-from labkit import build, cli, divergence, files, progress, stats, syllabus, worlds
+from labkit import cli, divergence, files, stats, worlds
 from labkit import knobs as words
+from labkit.course import build, progress, syllabus
 from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.meter import DriftMeter, States, evaluate, probe

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import build
+from labkit.course import build
 from labkit.errors import LabError
 
 HEAD = """---

@@ -4,11 +4,11 @@ import re
 import nbformat
 import pytest
 
-from labkit import progress
+from labkit.course import progress
+from labkit.course.syllabus import load
 from labkit.files import ROOT
 from labkit.paper import discover
 from labkit.studio.verdicts import taught, verdicts
-from labkit.syllabus import load
 
 WRITTEN = [c for c in load().chapters if c.source.exists()]
 EXERCISES = [e for path in sorted((ROOT / "course" / "exercises").glob("*.py")) for e in progress.exercises(path.stem).values()]

@@ -11,7 +11,8 @@ import pytest
 import torch
 from dask.distributed import Client, LocalCluster
 
-from labkit import claims, cli, ledger
+from labkit import cli
+from labkit.claims import judging, ledger
 from labkit.errors import LabError
 from labkit.verdict import above, exactly
 
@@ -36,7 +37,7 @@ def checks(monkeypatch):
 
 
 def judge(folder, *keys, **options):
-    return claims.judge(keys, folder=folder, jobs=1, **options)
+    return judging.judge(keys, folder=folder, jobs=1, **options)
 
 
 def test_an_entry_says_all_there_is_to_say(checks, tmp_path):
@@ -53,15 +54,15 @@ def test_only_what_is_missing_or_stale_is_judged_unless_named(checks, tmp_path, 
     assert [e.key for e in judge(tmp_path, tell=told.append)] == [e.key for e in told] == ["ppo", "trpo", "npg"]
     assert judge(tmp_path) == [] and [e.key for e in judge(tmp_path, "trpo")] == ["trpo"]
     monkeypatch.setattr(ledger, "code_of", lambda key: "another" if key == "npg" else ledger.latest(key, tmp_path).code)
-    assert list(claims.plan(folder=tmp_path)) == ["npg"]
-    assert list(claims.plan(every=True, folder=tmp_path)) == ["ppo", "trpo", "npg"]
+    assert list(judging.plan(folder=tmp_path)) == ["npg"]
+    assert list(judging.plan(every=True, folder=tmp_path)) == ["ppo", "trpo", "npg"]
 
 
 def test_other_seeds_are_judged_beside_the_checks_own(checks, tmp_path):
     checks["props"] = lambda seeds=range(100, 120), steps=3: quick(seeds)
     assert judge(tmp_path, "props", seeds=30)[0].seeds == tuple(range(100, 130))
     assert judge(tmp_path, "ppo", seeds=12, first=40)[0].seeds == tuple(range(40, 52))
-    assert "ppo" in claims.plan(folder=tmp_path) and "ppo" not in claims.plan(seeds=12, first=40, folder=tmp_path)
+    assert "ppo" in judging.plan(folder=tmp_path) and "ppo" not in judging.plan(seeds=12, first=40, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("keys", "options", "says"), [
@@ -76,16 +77,16 @@ def test_other_seeds_are_judged_beside_the_checks_own(checks, tmp_path):
 def test_what_cannot_be_judged_is_told_in_a_sentence(keys, options, says, tmp_path, monkeypatch):
     known = ledger.check_of
     monkeypatch.setattr(ledger, "check_of", lambda key: None if key == "fixpo" else known(key))
-    monkeypatch.setattr(claims, "PATIENCE", 1)
+    monkeypatch.setattr(judging, "PATIENCE", 1)
     with pytest.raises(LabError, match=says) as error:
-        claims.judge(keys, folder=tmp_path, **options)
+        judging.judge(keys, folder=tmp_path, **options)
     assert str(error.value).endswith(".") and "\n" not in str(error.value) and judged(tmp_path) == []
 
 
 def test_a_cluster_without_workers_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "PATIENCE", 1)
+    monkeypatch.setattr(judging, "PATIENCE", 1)
     with LocalCluster(n_workers=0, dashboard_address=None) as cluster, pytest.raises(LabError, match="No Dask scheduler with a worker"):
-        claims.judge(["ppo"], scheduler=cluster.scheduler_address, folder=tmp_path)
+        judging.judge(["ppo"], scheduler=cluster.scheduler_address, folder=tmp_path)
 
 
 def test_a_check_that_fails_is_named_and_the_others_go_on(checks, tmp_path):
@@ -103,7 +104,7 @@ def test_a_check_that_fails_is_named_and_the_others_go_on(checks, tmp_path):
 
 
 def test_the_commands_tell_verdicts(checks, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(claims, "judge", partial(claims.judge, folder=tmp_path))
+    monkeypatch.setattr(judging, "judge", partial(judging.judge, folder=tmp_path))
     monkeypatch.setattr(ledger, "latest", partial(ledger.latest, folder=tmp_path))
     assert cli.main(["claims", "ppo", "npg", "--jobs", "1"]) == 0
     assert capsys.readouterr().out.splitlines() == [f"{key}  held  9.5 [5.7, 13.2]  0 s" for key in ("ppo", "npg")]
@@ -126,12 +127,13 @@ PROGRAM = """
 import sys
 from functools import partial
 from pathlib import Path
-from labkit import claims, cli, paper
+from labkit import cli, paper
+from labkit.claims import judging
 
 if __name__ == "__main__":
     folder, *keys = sys.argv[1:]
-    claims.discover = lambda: keys  # of all papers
-    claims.judge = partial(claims.judge, folder=Path(folder))
+    judging.discover = lambda: keys  # of all papers
+    judging.judge = partial(judging.judge, folder=Path(folder))
     sys.exit(cli.main(["claims", "--jobs", "2"]))
 """
 
@@ -148,7 +150,7 @@ def test_an_interrupted_run_keeps_what_has_ended_and_the_next_goes_on(tmp_path, 
     first = judged(folder)
     assert run.returncode == 130 and err.splitlines()[-1] == "labkit: Interrupted." and "Traceback" not in err
     assert 0 < len(first) < len(SHORT)
-    monkeypatch.setattr(claims, "discover", lambda: SHORT)
+    monkeypatch.setattr(judging, "discover", lambda: SHORT)
     again = judge(folder)
     assert sorted([*first, *(entry.key for entry in again)]) == sorted(judged(folder)) == sorted(SHORT)
 
@@ -167,9 +169,9 @@ def test_a_cluster_that_loses_a_worker_loses_nothing_and_counts_nothing_twice(tm
         killed.append(tasks)
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        done = claims.judge(SHORT, scheduler=cluster.scheduler_address, folder=tmp_path, tell=kill)
+        done = judging.judge(SHORT, scheduler=cluster.scheduler_address, folder=tmp_path, tell=kill)
     assert killed and sorted(e.key for e in done) == sorted(judged(tmp_path)) == sorted(SHORT)
-    here = claims.attempt("soft_policy_iteration", tuple(range(20)))
+    here = judging.attempt("soft_policy_iteration", tuple(range(20)))
     there = ledger.latest("soft_policy_iteration", tmp_path)
     assert (here.held, here.value, here.code) == (there.held, there.value, there.code)
 
@@ -181,5 +183,5 @@ def test_a_process_that_dies_is_told_and_what_has_ended_is_kept(tmp_path):
                 child.kill()
 
     with pytest.raises(LabError, match=r"A process that judged was lost \(TerminatedWorkerError.*; what had ended is kept, [^\n]*\.$"):
-        claims.judge(SHORT, jobs=2, folder=tmp_path, tell=kill)
+        judging.judge(SHORT, jobs=2, folder=tmp_path, tell=kill)
     assert 0 < len(judged(tmp_path)) < len(SHORT)

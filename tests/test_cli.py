@@ -38,7 +38,7 @@ def test_a_lab_error_is_one_line_and_code_2(capsys):
 
 
 def test_a_fault_of_our_own_is_told_in_a_line_and_logged_whole(monkeypatch, capsys):
-    from labkit import progress
+    from labkit.course import progress
 
     monkeypatch.setattr(progress, "report", lambda: {}["gone"])
     assert cli.main(["progress"]) == 1
@@ -55,7 +55,7 @@ def test_an_interrupted_command_says_so(monkeypatch, capsys):
     def interrupted() -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("labkit.progress.report", interrupted)
+    monkeypatch.setattr("labkit.course.progress.report", interrupted)
     assert cli.main(["progress"]) == 130 and capsys.readouterr().err == "labkit: Interrupted.\n"
 
 
@@ -67,7 +67,7 @@ def test_a_wrong_command_line_is_refused(command, capsys):
 
 
 def test_progress_goes_out_and_comes_back(tmp_path, monkeypatch, capsys):
-    from labkit import progress
+    from labkit.course import progress
 
     monkeypatch.setattr(progress, "exercise", lambda key: SimpleNamespace(verdict=lambda answer: None))
     progress.check("03.1", 1)

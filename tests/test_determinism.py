@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from labkit.claims.ledger import machine
 from labkit.files import ROOT
-from labkit.ledger import machine
 from tests import goldens
 from tests.methods import CASES, everywhere
 

@@ -7,7 +7,8 @@ from inspect import signature
 import pytest
 import torch
 
-from labkit import ledger, syllabus
+from labkit.claims import ledger
+from labkit.course import syllabus
 from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.paper import changed, slots

@@ -1,6 +1,6 @@
 """The glossary is what the chapters say, in order."""
-from labkit import glossary
-from labkit.build import sources
+from labkit.course import glossary
+from labkit.course.build import sources
 
 
 def test_terms_are_read_in_both_ways_of_writing_them(tmp_path):

@@ -53,8 +53,8 @@ LAYERS = [
     {"errors", "files", "knobs", "lanes", "nn", "policy", "learner", "snapshot", "paper", "worlds.world"},
     {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
-    {"meter", "occupancy", "record", "store", "ledger"},
-    {"studio", "syllabus", "progress", "glossary", "recordings", "build", "claims", "mutation", "teeth"},
+    {"meter", "occupancy", "record", "store", "claims.ledger"},
+    {"studio", "course", "claims"},
     {"scaffold", "runs", "cli"},
 ]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from labkit import ledger
+from labkit.claims import ledger
 from labkit.errors import LabError
 from labkit.files import ROOT
 from tests.made_up import FAILED, entry, estimate, own

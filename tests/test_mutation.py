@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from labkit import teeth
+from labkit.claims import teeth
+from labkit.claims.mutation import mutants
+from labkit.claims.teeth import Identity, Score, bite, change, claimed, of_paper, reached, report
 from labkit.errors import LabError
-from labkit.mutation import mutants
 from labkit.on_policy.family import ppo
 from labkit.paper import changed, discover
-from labkit.teeth import Identity, Score, bite, change, claimed, of_paper, reached, report
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from labkit import progress
+from labkit.course import progress
 from labkit.errors import LabError
 
 EXERCISES = '''
-from labkit.progress import Exercise
+from labkit.course.progress import Exercise
 
 def double(x):
     ...

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from labkit import build, cli, recordings
+from labkit import cli
+from labkit.course import build, recordings
+from labkit.course.recordings import Recording
 from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.on_policy.family import ppo
 from labkit.record import Record
-from labkit.recordings import Recording
 from labkit.studio import figures
 from labkit.studio.scrubber import Scrubber
 
@@ -22,7 +23,7 @@ import torch
 from labkit.lanes import Lanes
 from labkit.on_policy.family import ppo
 from labkit.record import Record
-from labkit.recordings import Recording
+from labkit.course.recordings import Recording
 
 
 def helper(x):

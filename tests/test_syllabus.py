@@ -1,7 +1,7 @@
 """The syllabus: complete, consistent with the papers found, and readable as a map and as text."""
 import pytest
 
-from labkit import syllabus
+from labkit.course import syllabus
 from labkit.errors import LabError
 from labkit.paper import discover
 

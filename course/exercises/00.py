@@ -1,8 +1,8 @@
 """Exercises of chapter 00: lanes, and reading a record."""
 import torch
 
+from labkit.course.progress import Exercise
 from labkit.lanes import Lanes
-from labkit.progress import Exercise
 from labkit.record import Record
 
 

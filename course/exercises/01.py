@@ -2,9 +2,9 @@
 import torch
 
 from labkit import divergence, worlds
+from labkit.course.progress import Exercise
 from labkit.lanes import Lanes
 from labkit.policy import Categorical
-from labkit.progress import Exercise
 from labkit.worlds import finite
 
 

@@ -2,7 +2,7 @@
 import torch
 from torch.nn.functional import one_hot
 
-from labkit.progress import Exercise
+from labkit.course.progress import Exercise
 
 
 def close(answer, truth, advice):

@@ -1,10 +1,10 @@
 """Exercises of chapter 03: the clip, the length of a natural step, the repair's exit, a drift function, leaning, and reading a clip."""
 import torch
 
+from labkit.course.progress import Exercise
 from labkit.lanes import Lanes
 from labkit.on_policy.discovered_po import drift
 from labkit.on_policy.family import clipped
-from labkit.progress import Exercise
 
 
 def close(answer, truth, tolerance=1e-5):

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import torch
 
 from labkit import worlds
+from labkit.course.recordings import Recording
 from labkit.lanes import Lanes
 from labkit.meter import DriftMeter, States, evaluate, probe
 from labkit.on_policy.family import a2c, reinforce
 from labkit.policy import Categorical
 from labkit.record import record
-from labkit.recordings import Recording
 
 HORIZON = 100
 cartpole = worlds.make("control.cartpole")

@@ -5,6 +5,7 @@ from itertools import islice
 import torch
 
 from labkit import worlds
+from labkit.course.recordings import Recording
 from labkit.divergence import kl
 from labkit.lanes import Lanes
 from labkit.meter import DriftMeter
@@ -15,7 +16,6 @@ from labkit.on_policy.fixpo import fixpo
 from labkit.on_policy.props import props
 from labkit.on_policy.trpo import trpo
 from labkit.record import Recorder
-from labkit.recordings import Recording
 from labkit.studio.figures.grid import watch
 from labkit.worlds.grid import enumerate_states, exact_return
 

@@ -14,7 +14,7 @@ from pygments.formatters import HtmlFormatter
 from tornado.ioloop import IOLoop
 from tornado.web import authenticated
 
-from labkit import syllabus
+from labkit.course import syllabus
 from labkit.errors import LabError
 from labkit.studio.pages import CSS
 

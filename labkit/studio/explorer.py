@@ -19,6 +19,7 @@ from labkit.divergence import DIVERGENCES
 from labkit.errors import LabError
 from labkit.knobs import read_knobs, write_knobs
 from labkit.lanes import Knob
+from labkit.paper import discover
 from labkit.studio import figures, study
 from labkit.studio.gallery import Gallery, View
 from labkit.studio.limits import Limits
@@ -209,7 +210,7 @@ class Explorer(pn.viewable.Viewer):
     def _turn(self, name: str, text: str) -> None:
         """A knob's field was edited."""
         values = read_knobs(f"{name}={text.replace(' ', '').strip(',')}")
-        default = (study.methods()[self.algorithm].knobs[name].default,)
+        default = (discover()[self.algorithm].knobs[name].default,)
         others = {k: v for k, v in read_knobs(self.knobs).items() if k != name}
         self.own_edit = True
         self.knobs = write_knobs(others | ({} if values[name] == default else values))
@@ -237,7 +238,7 @@ class Explorer(pn.viewable.Viewer):
         self.states = self.states if self.states in states else states[0]
 
     def _lay_out_knobs(self) -> None:
-        methods = study.methods()
+        methods = discover()
         if self.algorithm not in methods:
             raise LabError(f"There is no method {self.algorithm!r}; choose one of {', '.join(methods)}.")
         method = methods[self.algorithm]

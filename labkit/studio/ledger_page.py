@@ -10,10 +10,11 @@ import panel as pn
 import param
 import plotly.graph_objects as go
 
-from labkit import ledger, syllabus
+from labkit.claims import ledger
+from labkit.claims.ledger import Entry
+from labkit.course import syllabus
 from labkit.errors import LabError
 from labkit.files import home
-from labkit.ledger import Entry
 from labkit.paper import Paper, discover
 from labkit.stats import FEW
 from labkit.studio import figures

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from labkit import claims, ledger
+from labkit.claims import judging, ledger
+from labkit.claims.ledger import Entry
 from labkit.errors import LabError
-from labkit.ledger import Entry
 from labkit.studio.worker import end_with_the_server
 
 AT_ONCE = 2  # reruns of one server, whoever asked for them
@@ -66,7 +66,7 @@ def _judge(key: str, seeds: tuple[int, ...], folder: Path, tell: Connection) -> 
     threading.Thread(target=end_with_the_server, daemon=True).start()
     os.nice(19)
     try:
-        found = claims.attempt(key, seeds)
+        found = judging.attempt(key, seeds)
         if isinstance(found, Entry):
             ledger.append(found, folder)
         tell.send("" if isinstance(found, Entry) else f"{found}.")

@@ -32,7 +32,6 @@ SPACE = 128 * 2**20  # bytes that the pictures' data of one run may take
 REFERENCES = {"start": 0, "previous": -1, "end": -1}  # where the policy to compare with stands in the record
 EVERYWHERE, VISITED, PROBED = "every state alike", "where the policy goes", "states met at random"
 
-methods = cache(discover)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Settings:
 
     def parts(self) -> tuple[Algorithm, World, Lanes]:
         """The method, its world, and its lanes."""
-        return methods()[self.algorithm], make(self.world, self.layout), self.lanes
+        return discover()[self.algorithm], make(self.world, self.layout), self.lanes
 
 
 def notches(knob: Knob) -> list[float]:
@@ -125,7 +124,7 @@ def fitting(key: str, layout: int) -> list[str]:
 
     world = copy.copy(make(key, layout))
     world.reset = reset  # type: ignore[method-assign, assignment]
-    return [name for name, algorithm in sorted(methods().items()) if _fits(algorithm, world)]
+    return [name for name, algorithm in sorted(discover().items()) if _fits(algorithm, world)]
 
 
 def _fits(algorithm: Algorithm, world: World) -> bool:

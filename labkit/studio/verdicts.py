@@ -1,8 +1,8 @@
 """What became of the claims that a chapter teaches, read from the ledger. A chapter never states a verdict by hand."""
 from dataclasses import dataclass
 
+from labkit.claims.ledger import check_of, latest
 from labkit.errors import LabError
-from labkit.ledger import check_of, latest
 from labkit.paper import discover
 from labkit.studio.figures.forest import SYMBOLS, numbers
 from labkit.verdict import weakest

@@ -17,10 +17,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from labkit.errors import LabError
+from labkit.paper import discover
 from labkit.record import Record, Recorder
 from labkit.studio.limits import Limits
 from labkit.studio.live import Training, sentence
-from labkit.studio.study import Settings, methods, watched
+from labkit.studio.study import Settings, watched
 
 CORES = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 TURN = 10.0  # seconds that a run keeps its core while others wait
@@ -33,7 +34,7 @@ _context = multiprocessing.get_context("forkserver")
 
 def warm_up() -> None:
     """Begin the process that all others are forked from, with all methods loaded: a run then starts in a fraction of a second."""
-    methods()
+    discover()
     core = [name for name in sys.modules if name.startswith("labkit.") and not name.startswith("labkit.studio.")]
     _context.set_forkserver_preload(["labkit.studio.worker", *core])
     forkserver.ensure_running()

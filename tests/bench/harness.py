@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from labkit import ledger
+from labkit.claims import ledger
 
 
 @dataclass(frozen=True)

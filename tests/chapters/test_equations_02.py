@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from labkit import build, worlds
+from labkit import worlds
+from labkit.course import build
 from labkit.divergence import kl
 from labkit.lanes import Lanes
 from labkit.on_policy.family import Batch, gae, reward_to_go

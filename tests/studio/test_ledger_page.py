@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from labkit import ledger
+from labkit.claims import ledger
 from labkit.paper import discover
 from labkit.studio import ledger_page, rerun
 from labkit.studio.ledger_page import Ledger, chapter_address, history, own_folder

@@ -1,7 +1,7 @@
 """A chapter's table says what the ledger says, and the same every time."""
 import pytest
 
-from labkit import ledger
+from labkit.claims import ledger
 from labkit.errors import LabError
 from labkit.studio import verdicts as module
 from labkit.studio.verdicts import UNCHECKED, UNJUDGED, taught, verdicts

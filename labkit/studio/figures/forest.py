@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from labkit.claims.ledger import Entry
 from labkit.errors import LabError
-from labkit.ledger import Entry
 from labkit.studio.figures.frame import figure
 from labkit.studio.theme import COLOURS, INK
 from labkit.verdict import Held, Verdict, weakest

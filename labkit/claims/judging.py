@@ -9,9 +9,9 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from labkit import ledger
+from labkit.claims import ledger
+from labkit.claims.ledger import FOLDER, Entry
 from labkit.errors import LabError
-from labkit.ledger import FOLDER, Entry
 from labkit.paper import discover
 from labkit.stats import FEW
 

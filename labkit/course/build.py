@@ -35,7 +35,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-from labkit import glossary, recordings
+from labkit.course import glossary, recordings
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 

@@ -32,12 +32,12 @@ from safetensors.numpy import load as deserialise
 from safetensors.numpy import save as serialise
 from torch import Tensor
 
-from labkit import ledger
+from labkit.claims import ledger
+from labkit.course.progress import module
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 from labkit.lanes import Lanes
 from labkit.paper import Algorithm
-from labkit.progress import module
 from labkit.record import Record
 
 FOLDER = ROOT / "course" / "recordings"

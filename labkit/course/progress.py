@@ -2,7 +2,7 @@
 
 In a chapter, the cell of an exercise holds its stub and hands the reader's answer to `check`:
 
-    from labkit.progress import check, hint, solution
+    from labkit.course.progress import check, hint, solution
 
     # %load -s clipped course/exercises/03.py
     check("03.2", clipped)        # prints "PASS 03.2", or "NOT YET 03.2: " and what is wrong; never raises
@@ -19,7 +19,7 @@ the check accepts the solution and rejects the stub and each wrong answer.
 
     '''Exercises of chapter 03.'''
     import torch
-    from labkit.progress import Exercise
+    from labkit.course.progress import Exercise
 
     def clipped(ratio, adv, clip):
         ...                                                    # your code

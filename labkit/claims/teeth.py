@@ -22,10 +22,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from labkit.claims.ledger import check_of, latest
+from labkit.claims.mutation import Mutant, methods, mutants, path_of
 from labkit.errors import LabError
 from labkit.files import ROOT
-from labkit.ledger import check_of, latest
-from labkit.mutation import Mutant, methods, mutants, path_of
 from labkit.paper import Algorithm, changed, discover, slots
 
 MEASURES = ("labkit.divergence", "labkit.stats")

@@ -1,0 +1,1 @@
+"""How course/ becomes notebooks: syllabus, chapters, exercises and progress, glossary, recordings."""
