@@ -138,7 +138,7 @@ def test_export_and_import_keep_the_better_of_both(tmp_path, monkeypatch):
 
 
 def test_rivals_lose_no_record():
-    record = "from labkit import progress\nfor _ in range(20): progress._record('07.1', attempts=1)"
+    record = "from labkit.course import progress\nfor _ in range(20): progress._record('07.1', attempts=1)"
     rivals = [subprocess.Popen([sys.executable, "-c", record]) for _ in range(3)]
     assert [r.wait() for r in rivals] == [0, 0, 0]
     assert progress.load()["07.1"]["attempts"] == 60

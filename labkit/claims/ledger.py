@@ -122,7 +122,7 @@ def fingerprint(modules: Iterable[str], root: Path = ROOT) -> str:
     The same for every Python: it reads the syntax tree, not the text.
     """
     seen: dict[str, str] = {}
-    queue = list(modules)
+    queue = ["labkit", *modules]  # what importing any of them runs
     while queue:
         name = queue.pop()
         path = _source(name, root)
