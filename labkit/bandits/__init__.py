@@ -1,0 +1,1 @@
+"""Bandits: arms whose rewards may answer to the plays."""
