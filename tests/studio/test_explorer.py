@@ -14,6 +14,7 @@ from labkit.errors import LabError
 from labkit.lanes import Knob
 from labkit.meter import DriftMeter, States
 from labkit.on_policy.family import ppo
+from labkit.paper import discover
 from labkit.record import record
 from labkit.studio import gallery, serve, study
 from labkit.studio.explorer import LINK, NEW, Explorer
@@ -76,7 +77,7 @@ def test_the_size_of_fields_is_known_before_the_run():
 def test_methods_fit_worlds_that_have_what_they_need():
     everywhere = set(study.fitting("control.pendulum", 0))
     assert {"ppo", "reinforce"} <= everywhere and "policy_iteration" not in everywhere
-    assert everywhere < set(study.fitting("finite.chain", 0)) <= set(study.methods())
+    assert everywhere < set(study.fitting("finite.chain", 0)) <= set(discover())
 
 
 def test_equal_settings_give_equal_runs():
