@@ -1,6 +1,6 @@
 """Every method of every family, found by discovery, at a size that a test can afford. Each family says here where it can be tried."""
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -13,26 +13,39 @@ METHODS = discover()
 
 @dataclass(frozen=True)
 class Family:
-    """worlds: discrete and, where supported, continuous. judge: the slot whose NaN makes a lane sick. misfit: a world it cannot take."""
+    """worlds: discrete and, where supported, continuous. judge: the slot whose NaN makes a lane sick. misfit: a world it cannot take.
+
+    elsewhere: the worlds of those methods, by key, that cannot be tried in `worlds`.
+    """
 
     worlds: tuple[str, ...]
     judge: str
     misfit: str | None = None
+    elsewhere: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 FAMILIES = {
+    "bandits": Family(("bandit.arms",), judge="estimate", misfit="control.cartpole"),
     "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
     "tabular": Family(("finite.garnet",), judge="evaluate", misfit="control.cartpole"),
 }
+SMALL = {"envs": 4, "steps": 32, "width": 8, "minibatches": 2, "plays": 4, "rounds": 8}  # of shapes that have such a size
 
 
 def family(method):
     return type(method).__module__.split(".")[1]
 
 
-def small(method):
-    """The method at a size that a test can afford."""
-    return replace(method, shape=replace(method.shape, envs=4, steps=32, width=8, minibatches=2)) if hasattr(method, "shape") else method
+def homes(key):
+    """The worlds in which a method is tried."""
+    home = FAMILIES[family(METHODS[key])]
+    return home.elsewhere.get(key, home.worlds)
+
+
+def small(method, **sizes):
+    """The method at a size that a test can afford: SMALL, or as told."""
+    shape, sizes = getattr(method, "shape", None), SMALL | sizes
+    return replace(method, shape=replace(shape, **{name: sizes[name] for name in vars(shape) if name in sizes})) if shape else method
 
 
 def short(key, **options):
@@ -41,7 +54,7 @@ def short(key, **options):
     return world
 
 
-CASES = [(key, world) for key, method in METHODS.items() for world in FAMILIES[family(method)].worlds]
+CASES = [(key, world) for key in METHODS for world in homes(key)]
 every_method = pytest.mark.parametrize("key", METHODS)
 everywhere = pytest.mark.parametrize(("key", "world"), CASES)
 

@@ -14,7 +14,7 @@ from labkit.lanes import Lanes
 from labkit.paper import changed, slots
 from labkit.stats import FEW
 from labkit.store.parts import pack_learner, unpack_learner
-from tests.methods import FAMILIES, METHODS, after, assert_same, every_method, everywhere, family, lane, short, small
+from tests.methods import FAMILIES, METHODS, after, assert_same, every_method, everywhere, family, homes, lane, short, small
 
 
 @every_method
@@ -117,8 +117,8 @@ def test_a_sick_lane_is_stopped_and_named_and_its_neighbours_do_not_notice(key, 
 def test_bad_input_gets_one_sentence(key):
     method, home = METHODS[key], FAMILIES[family(METHODS[key])]
     outside = [(name, value) for name, k in method.knobs.items() for value in (k.low - 1, k.high + 1, torch.nan)]
-    trials = [(home.worlds[0], {"nonsense": (1.0,)}, "no knob 'nonsense'")]
-    trials += [(home.worlds[0], {name: (value,)}, f"{name}=") for name, value in outside]
+    trials = [(homes(key)[0], {"nonsense": (1.0,)}, "no knob 'nonsense'")]
+    trials += [(homes(key)[0], {name: (value,)}, f"{name}=") for name, value in outside]
     trials += [(home.misfit, {}, home.misfit)] if home.misfit else []
     for world, grid, part in trials:
         with pytest.raises(LabError, match=part) as error:

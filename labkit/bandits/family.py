@@ -78,11 +78,12 @@ class BanditAlgorithm(Algorithm):
     def window(self, world: Bandit, learner: Learner, k: SimpleNamespace) -> tuple[Tensor, dict[str, Tensor]]:
         """Play `shape.rounds` rounds; the pulls in them, (L, E, N), and the metrics."""
         noise = learner.rand(self.shape.rounds, self.shape.plays, world.step_noise)
-        pulls, earned, missed = torch.zeros((), dtype=torch.float64), 0.0, 0.0
+        pulls = torch.zeros_like(learner.memory["world"]["paid"], dtype=torch.float64)
+        earned = missed = torch.zeros_like(learner.memory["regret"])
         for t in range(self.shape.rounds):
             log, gain, best = self.play(world, learner, noise[:, t], k)
             adopt(learner, self.estimate(self, learner, log, k))
-            pulls, earned, missed = pulls.to(gain.device) + log.pulled, earned + gain, missed + best - gain
+            pulls, earned, missed = pulls + log.pulled, earned + gain, missed + best - gain
         learner.step += self.shape.rounds * self.shape.plays
         learner.memory["regret"] = learner.memory["regret"] + missed
         return pulls, {"reward": earned / self.shape.rounds, "regret": learner.memory["regret"]}
