@@ -134,7 +134,26 @@ class Table(Net):
         return torch.bmm(x, table), table[:, :1, :0]
 
 
-NETS: dict[str, type[Net]] = {"Net": Net, "Table": Table}
+class Belief(Net):
+    """What is believed of N linear scores, normal and independent: sizes (n, 2N) read N means and N deviations at x.
+
+    theta holds the means of the weights, (n + 1, N), and then their covariances, (n + 1, n + 1, N); the last weight is a constant's.
+    """
+
+    def __init__(self, lanes: int, sizes: tuple[int, int], device: str = "cpu"):
+        zeros = torch.zeros(lanes, (sizes[0] + 1) * (sizes[0] + 2) * sizes[1] // 2, device=device)
+        vars(self).update(vars(self.restore(sizes, 0, zeros, zeros.new_zeros(2, *zeros.shape), zeros.new_zeros(lanes, 1))))
+
+    def __call__(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x (L, B, n) -> means and deviations (L, B, 2N), and no free parameters (L, 1, 0)."""
+        theta, x = self.theta if theta is None else theta, pad(x, (0, 1), value=1.0)
+        n, arms = x.shape[2], self.sizes[1] // 2
+        mean = product(x, theta[:, : n * arms].reshape(-1, n, arms))
+        spread = product((x[..., None] * x[..., None, :]).flatten(2), theta[:, n * arms :].reshape(-1, n * n, arms))
+        return torch.cat([mean, spread.clamp_min(0).sqrt()], -1), theta[:, None, :0]
+
+
+NETS: dict[str, type[Net]] = {"Net": Net, "Table": Table, "Belief": Belief}
 
 
 def clip_norm(grad: Tensor, limit: float) -> Tensor:

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+NEVER = -80.0  # log-probability of what a policy does not do: lost in the rounding of any mean, yet divergences stay finite
+SHUT = -1e4  # the score of an action that is not on offer; scores above half of it are
+_NODES = torch.linspace(-6.0, 6.0, 121)  # of a trapezoid rule in standard deviations
+_MASS = (-0.5 * _NODES.square()).exp() / (-0.5 * _NODES.square()).exp().sum()
 
 
 def _gaussian_noise(u: Tensor) -> Tensor:
@@ -109,8 +113,52 @@ class TanhGaussian(Policy):
         return Gaussian(self.mean, self.log_std).sample(u).tanh()
 
 
+# ---- bandits: from scores of actions to chances -----------------------------------------------------------------
+
+
+def _chosen(probs: Tensor) -> Categorical:
+    """The distribution with these probabilities (..., A)."""
+    return Categorical(probs.log().clamp_min(NEVER))
+
+
+def eps_greedy(scores: Tensor, eps: Tensor) -> Categorical:
+    """The best action, equals sharing, and with chance eps (L, 1, 1) any of those on offer. scores (L, B, A)."""
+    best, offered = ((x / x.sum(-1, keepdim=True)) for x in (scores == scores.amax(-1, keepdim=True), scores > SHUT / 2))
+    return _chosen((1 - eps) * best + eps * offered)
+
+
+def inverse_gap(log_odds: Tensor, gamma: Tensor) -> Categorical:
+    """p(a) = 1 / (A + gamma (f(best) - f(a))) for each of the A actions on offer but the best, which has the rest.
+
+    f is the predicted chance of success, given as log_odds (L, B, A); gamma (L, 1, 1). Abe and Long (1999); Foster and
+    Rakhlin (2020), SquareCB.
+    """
+    offered, f = log_odds > SHUT / 2, torch.nn.functional.logsigmoid(log_odds).exp()
+    gap = f.amax(-1, keepdim=True) - f
+    others = offered * (1 - torch.nn.functional.one_hot(log_odds.argmax(-1), f.shape[-1]))
+    p = others / (offered.sum(-1, keepdim=True) + gamma * gap)
+    return _chosen(torch.where(others > 0, p, offered * (1 - p.sum(-1, keepdim=True))))
+
+
+def thompson(beliefs: Tensor, free: Tensor) -> Categorical:
+    """P(each action's draw is the largest) where action a's is normal. beliefs (L, B, 2A): the A means, then the A deviations.
+
+    By quadrature over a's own draw: E[prod over b of P(b's draw is below it)]. Without deviation it is the largest mean, and
+    equals share.
+    """
+    mean, deviation = beliefs.chunk(2, -1)
+    deviation = deviation.clamp_min(1e-6)
+    draw = mean[..., None] + deviation[..., None] * _NODES.to(mean)  # (L, B, A, nodes)
+    below = torch.special.ndtr((draw[..., None] - mean[..., None, None, :]) / deviation[..., None, None, :])
+    own = torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device)[:, None]
+    return _chosen((torch.where(own, 1.0, below).prod(-1) * _MASS.to(mean)).sum(-1))
+
+
 HEADS: dict[str, Callable[[Tensor, Tensor], Policy]] = {  # from a network's outputs and its free parameters
     "categorical": lambda out, free: Categorical(out),
     "gaussian": lambda out, free: Gaussian(out, free.expand_as(out)),
     "tanh_gaussian": lambda out, free: TanhGaussian(out, free.expand_as(out)),
+    "eps_greedy": eps_greedy,
+    "inverse_gap": inverse_gap,
+    "thompson": thompson,
 }
