@@ -15,8 +15,9 @@ def pick(u: Tensor, n: Tensor | int) -> Tensor:
 
 def choose(mask: Tensor, u: Tensor) -> Tensor:
     """A uniform choice among the true places of each row: mask (M, K), u (M,) in [0, 1) -> (M,) int64."""
-    rank = mask.cumsum(1)
-    return (rank > pick(u, rank[:, -1])[:, None]).byte().argmax(1)
+    narrow = torch.int16 if mask.shape[1] < 2**15 else torch.int64  # wide numbers would take three times as long
+    rank = mask.cumsum(1, dtype=narrow)
+    return (rank > pick(u, rank[:, -1].long())[:, None].to(narrow)).byte().argmax(1)
 
 
 class Layout:
