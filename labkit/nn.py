@@ -158,7 +158,7 @@ NETS: dict[str, type[Net]] = {"Net": Net, "Table": Table, "Belief": Belief}
 
 def clip_norm(grad: Tensor, limit: float) -> Tensor:
     """Scale each lane's gradient (L, P) to a norm of at most `limit`."""
-    return grad * (limit / grad.norm(dim=1, keepdim=True).clamp_min(limit))
+    return grad * (limit / grad.norm(dim=1, keepdim=True)).clamp_max(1)
 
 
 def normalise(x: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ def test_a_lane_alone_equals_a_lane_beside_others(sizes, batch):
 def test_clip_and_normalise_work_per_lane():
     x = LANES.rand(3, 40) * torch.tensor([[1.0], [100.0], [1e-3]])
     assert torch.allclose(clip_norm(x, 0.5).norm(dim=1), x.norm(dim=1).clamp_max(0.5))
+    assert torch.equal(clip_norm(x, float("inf")), x) and not clip_norm(0 * x, 0.5).any()
     y = normalise(x)
     assert torch.allclose(y.mean(1), torch.zeros(3), atol=1e-5) and torch.allclose(y.std(1, unbiased=False), torch.ones(3), atol=1e-3)
 

@@ -10,6 +10,7 @@ from labkit.lanes import Lanes
 from labkit.learner import Learner
 from labkit.nn import Table
 from labkit.on_policy.family import OnPolicy, Shape, a2c, gae, importance, policy_loss, ppo, reinforce, reward_to_go
+from labkit.on_policy.vmpo import best, log_weights, prices, temperature_loss, tilt, vmpo
 from labkit.policy import Categorical
 from labkit.verdict import Verdict, above, below, exactly, together
 from labkit.worlds.control import CartPole
@@ -105,4 +106,22 @@ def check_ppo(seeds: Sequence[int] = range(20), steps: int = 40_000) -> Verdict:
     return together(
         exactly(apart <= 1e-6, apart, "with one pass and one minibatch the largest difference of parameters is at most 1e-6"),
         above(clip - none, 0, f"return with clip minus without, last quarter of {steps} steps"),
+    )
+
+
+def check_vmpo(seeds: Sequence[int] = range(20), steps: int = 500, updates: int = 40) -> Verdict:
+    """Random MDPs: the tilt of the weights after `steps` steps of the temperature, advantages held fixed; CartPole: KL of each update."""
+    world, lanes = garnet(seed=seeds, gamma=0.9), Lanes(tuple(seeds), {"gamma": (0.9,)})
+    learner, k = tabular(vmpo, world, lanes), lanes.knobs(vmpo.knobs)
+    vmpo.judge(learner, batch := vmpo.collect(vmpo, world, learner, k), k)
+    kept = best(adv := batch.adv.flatten(1), k.top)
+    for _ in range(steps):
+        learner.descend("prices", temperature_loss(adv, kept, prices(learner)[:, :1], k.eps_eta), k.dual)
+    tilted = tilt(log_weights(adv, kept, prices(learner)[:, :1]), kept).detach()
+    worst = (tilted / k.eps_eta[:, 0] - 1).abs().max().item()
+    walked = train(vmpo, CartPole(), Lanes(tuple(seeds)), updates * 1024)["kl"].median(0).values / vmpo.knobs["eps_a"].default
+    return together(
+        exactly(worst < 0.1, worst, "largest relative distance of KL(psi || uniform) from eps_eta is below 0.1"),
+        above(walked, 0.5, f"median KL of {updates} updates over eps_a"),
+        below(walked, 2.0, f"median KL of {updates} updates over eps_a"),
     )
