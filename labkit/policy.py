@@ -15,7 +15,7 @@ _NODES = torch.linspace(-6.0, 6.0, 121)  # of a trapezoid rule in standard devia
 _MASS = (-0.5 * _NODES.square()).exp() / (-0.5 * _NODES.square()).exp().sum()
 
 
-def _gaussian_noise(u: Tensor) -> Tensor:
+def gaussian_noise(u: Tensor) -> Tensor:
     """Uniform in [0, 1) -> standard normal, by the inverse distribution function."""
     return torch.erfinv((2 * u - 1).clamp(-1 + 2**-23, 1 - 2**-23)) * math.sqrt(2)
 
@@ -92,7 +92,7 @@ class Gaussian(Policy):
 
     def sample(self, u: Tensor) -> Tensor:
         """u (..., d) in [0, 1) -> action (..., d)."""
-        return self.mean + self.log_std.exp() * _gaussian_noise(u)
+        return self.mean + self.log_std.exp() * gaussian_noise(u)
 
 
 @dataclass(frozen=True)
