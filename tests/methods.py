@@ -27,7 +27,9 @@ class Family:
 FAMILIES = {
     "bandits": Family(("bandit.arms",), judge="estimate", misfit="control.cartpole"),
     "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
-    "tabular": Family(("finite.garnet",), judge="evaluate", misfit="control.cartpole"),
+    "tabular": Family(
+        ("finite.garnet",), judge="evaluate", misfit="control.cartpole", elsewhere={"performative_rl": ("finite.performative",)}
+    ),
 }
 SMALL = {"envs": 4, "steps": 32, "width": 8, "minibatches": 2, "plays": 4, "rounds": 8}  # of shapes that have such a size
 
