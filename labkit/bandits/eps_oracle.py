@@ -1,5 +1,5 @@
 """eps_oracle: fit a model to what the last policies logged, do what it says is best, and now and then anything."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -65,12 +65,12 @@ def refit(algo: BanditAlgorithm, learner: Learner, log: Log, k: SimpleNamespace)
 
 def remember(learner: Learner, log: Log) -> tuple[Tensor, Tensor]:
     """Put a round in front of the logs, as counts by context and arm; the oldest falls out."""
-    tried, won = learner.memory["tried"], learner.memory["won"]
-    contexts, arms = tried.shape[2:]
-    code = (log.obs[..., : contexts.bit_length() - 1] @ (2.0 ** torch.arange(contexts.bit_length() - 1, device=tried.device))).long()
-    place = code * arms + log.action
+    old = learner.memory["tried"]
+    contexts, arms = old.shape[2:]
+    bits = 2.0 ** torch.arange(contexts.bit_length() - 1, device=old.device)
+    place = (log.obs[..., : len(bits)] @ bits).long() * arms + log.action
     for name, count in (("tried", torch.ones_like(log.chance)), ("won", log.paid.sum(-1))):
-        new = torch.zeros_like(tried[:, 0].flatten(1)).scatter_add(1, place, count).view(-1, 1, contexts, arms)
+        new = torch.zeros_like(old[:, 0].flatten(1)).scatter_add(1, place, count).view(-1, 1, contexts, arms)
         learner.memory[name] = torch.cat([new, learner.memory[name][:, :-1]], 1)
     return learner.memory["tried"], learner.memory["won"]
 
@@ -154,10 +154,10 @@ def chances(learner: Learner, world: Contextual) -> Tensor:
 
 
 @torch.no_grad()
-def values(algo: BanditAlgorithm, world: Contextual, lanes: Lanes, generations: int) -> Tensor:
-    """The exact value of each generation's policy, (generations, settings, seeds)."""
+def read(algo: BanditAlgorithm, world: Contextual, lanes: Lanes, generations: int, what: Callable[[Tensor], Tensor]) -> Tensor:
+    """What (L,) is found in the probabilities (L, C, N) of each generation's policy: (generations, settings, seeds)."""
     run = algo.run(world, lanes)
-    found = torch.stack([world.value(chances(next(run).learner, world)) for _ in range(generations)])
+    found = torch.stack([what(chances(next(run).learner, world)) for _ in range(generations)])
     return found.unflatten(1, (len(lanes.points), len(lanes.seeds)))
 
 
@@ -166,7 +166,7 @@ def check(seeds: Sequence[int] = range(40), generations: int = 30) -> Verdict:
     shares = (0.0, 0.05, 0.3)
     lanes = Lanes(tuple(seeds), {"eps": shares})
     world = payments(seed=tuple(seeds) * len(shares))
-    none, some, much = values(eps_oracle, world, lanes, generations)[19:].mean(0)
+    none, some, much = read(eps_oracle, world, lanes, generations, world.value)[19:].mean(0)
     return together(
         above(some - none, 0, "value at eps 0.05 minus value at eps 0"),
         above(some - much, 0, "value at eps 0.05 minus value at eps 0.3"),

@@ -77,10 +77,9 @@ class Contextual(Bandit):
         return found.clamp_max(self.mean.shape[1] - 1)  # their sum may miss 1
 
 
-def stacked(make: Callable[..., tuple[np.ndarray, ...]], seed: int | Sequence[int]) -> tuple[np.ndarray, ...]:
-    """What make(rng) draws, each with a leading axis: of one for a whole number, one per lane for a sequence of them."""
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    return tuple(np.stack(parts) for parts in zip(*(make(np.random.Generator(np.random.Philox(one))) for one in seeds), strict=True))
+def stacked(make: Callable[[int], tuple[np.ndarray, ...]], seed: int | Sequence[int]) -> tuple[np.ndarray, ...]:
+    """What make(seed) draws, each with a leading axis: of one for a whole number, one per lane for a sequence of them."""
+    return tuple(np.stack(parts) for parts in zip(*map(make, [seed] if isinstance(seed, int) else seed), strict=True))
 
 
 def every(n: int) -> np.ndarray:

@@ -34,12 +34,13 @@ def payments(low: float = 0.7, high: float = 0.97, closed: float = 0.0, seed: in
     if not 0 <= closed <= 1:
         raise LabError(f"closed is {closed}; it is a chance, from 0 to 1.")
     x = every(FEATURES)
-    chance, success, shut = stacked(lambda rng: _drawn(rng, x, low, high, closed), seed)
+    chance, success, shut = stacked(lambda one: _drawn(one, x, low, high, closed), seed)
     return Payments("bandit.payments", np.repeat(x[None], len(chance), 0), chance, success, shut)
 
 
-def _drawn(rng: np.random.Generator, x: np.ndarray, low: float, high: float, closed: float) -> tuple[np.ndarray, ...]:
+def _drawn(seed: int, x: np.ndarray, low: float, high: float, closed: float) -> tuple[np.ndarray, ...]:
     """How often each kind of payment x (C, n) comes, (C,), the success of each route with it and whether it is shut, (C, N)."""
+    rng = np.random.Generator(np.random.Philox(seed))
     often = rng.uniform(0.2, 0.8, FEATURES)
     chance = np.where(x == 1, often, 1 - often).prod(-1)
     sign = 2.0 * x - 1

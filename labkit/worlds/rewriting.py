@@ -1,6 +1,7 @@
 """Questions to a frozen answerer, which may be reworded before it reads them."""
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from torch import Tensor
@@ -50,8 +51,10 @@ def rewriting(diversity: float | Sequence[float] = 1.0, seed: int | Sequence[int
     return Rewriting("bandit.rewriting", seen, chance, score, np.zeros(score.shape, bool))
 
 
-def _pool(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+@lru_cache(maxsize=256)  # the answerer reads a pool once per process
+def _pool(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Features (C, 8) and scores (C, 6) of the questions of all styles."""
+    rng = np.random.Generator(np.random.Philox(seed))
     answerer = Answerer.drawn(rng)
     asked = [ask(answerer, style, rng) for style in STYLES for _ in range(PER_STYLE)]
     fact = np.array([fact for _, fact in asked])
@@ -96,7 +99,8 @@ class Answerer:
         spoken = self.embed[np.stack([self.names, NAMES + self.attributes], 1)]  # (F, 2, d): the words of the facts in their order
         stream = np.concatenate([spoken, np.zeros((FACTS, 1, WIDTH))], 1).reshape(-1, WIDTH)
         place = np.arange(len(stream))
-        fetched = sum(_attend(CLOSE * (place[:, None] - place == back), stream) for back in (1, 2))[2::3]
+        back = place[2::3, None] - place
+        fetched = _attend(CLOSE * (back == 1), stream) + _attend(CLOSE * (back == 2), stream)
         wanted = np.stack([self.embed[words].mean(0) for words in questions])
         said = np.eye(LETTERS)[self.letters].reshape(FACTS, -1)
         return _attend(SHARP * wanted @ fetched.T, said).reshape(-1, SLOTS, LETTERS).argmax(-1)
@@ -148,7 +152,7 @@ def ask(answerer: Answerer, style: str, rng: np.random.Generator) -> tuple[Words
 
 def features(answerer: Answerer, words: Words) -> list[bool]:
     """What can be seen of a question, in the order of FEATURES."""
-    named = [w for w in words if w < NAMES or w >= SPELT and w != VAGUE]
+    named = [w for w in words if w < NAMES or SPELT <= w < VAGUE]
     attributes = [w for w in words if NAMES <= w < SYNONYM]
     first = _root(named[0])
     return [
