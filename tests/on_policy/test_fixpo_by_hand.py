@@ -29,10 +29,10 @@ def test_a_pull_descends_loss_and_penalty_and_moves_beta_by_the_excess(strayed, 
     c, told = strayed, {}
     flat, loss = c.batch.flat(), torch.tensor([4.0, 7.0])
     gap, where = kl_by_hand(c.learner, flat), torch.tensor([True, False])
-    monkeypatch.setattr(c.learner, "descend", lambda net, loss, lr, where, clip: told.update(net=net, loss=loss, lr=lr, where=where, clip=clip))
+    monkeypatch.setattr(c.learner, "descend", lambda net, loss, *rest, **options: told.update(net=net, loss=loss, rest=rest, **options))
     pull(c.learner, flat, gap, loss, c.k, where)
     torch.testing.assert_close(told["loss"], loss + torch.tensor([0.5, 2.0]) * gap.mean(1))
-    assert told["net"] == "pi" and told["lr"] is c.k.lr and told["where"] is where and told["clip"] == 0.5
+    assert told["net"] == "pi" and told["rest"][0] is c.k.lr and told["rest"][1] is where and told["clip"] == 0.5
     excess = 3 * gap[0].max() - 0.1
     torch.testing.assert_close(c.learner.memory["beta"], torch.stack([0.5 + 0.3 * excess, torch.tensor(2.0)])[:, None])
 
