@@ -1,4 +1,6 @@
-"""One loop: respond, explore, evaluate, improve. Its bases: exact_pg, npg, policy_iteration, mirror_descent, soft_policy_iteration."""
+"""One loop: respond, explore, detect, evaluate, improve. Its exact bases: exact_pg, npg, policy_iteration, mirror_descent,
+soft_policy_iteration. What methods share that learn from steps stands in sampling.py."""
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -16,43 +18,57 @@ from labkit.nn import Table
 from labkit.paper import Algorithm, Paper
 from labkit.policy import Categorical
 from labkit.snapshot import Snapshot
-from labkit.worlds.finite import DENSE, MDP, TIE, expected_return, occupancy, optimal, values
+from labkit.worlds.finite import DENSE, MDP, TIE, FiniteWorld, expected_return, occupancy, values
 from labkit.worlds.world import World
 
 GAP = 80.0  # nats by which a greedy policy prefers its action: e^-80 is lost in the rounding of any value, yet logs stay finite
 
 
+def unsuspecting(algo: "Tabular", known: Any, learner: Learner, k: SimpleNamespace) -> None:
+    """Nobody asks whether the world has changed."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides how often a run is looked at."""
+
+    stride: int = 1  # improvements between two snapshots
+
+
 @dataclass(frozen=True)
 class Tabular(Algorithm):
-    """Let the world answer, learn of it, judge the actions, improve the policy. The callables are the slots.
+    """Let the world answer, learn of it, ask whether it has changed, judge the actions, improve the policy. The callables are the slots.
 
     learner.memory holds, in float64, log_pi (L, S, A) and q (L, S, A): exact identities to 1e-9 are out of a float32
-    network's reach. nets["pi"] is the float32 copy of log_pi that meters and figures read. learner.step counts improvements.
-    The discount is the world's own; worlds with one per lane make it a slider.
+    network's reach. nets["pi"] is the float32 copy of log_pi that meters and figures read. learner.step counts improvements: of
+    methods that try the world, steps in it. memory["totals"], where there is one, holds what such a method sums up over its
+    steps, each (L,). The discount is the world's own; worlds with one per lane make it a slider.
     """
 
-    respond: Callable[..., MDP]  # (algo, mdp, learner, k) -> how the world `mdp` stands now that the learner's policy is in play
-    explore: Callable[..., Any]  # (algo, mdp, learner, k) -> what is known of it: the MDP, or data and counts gathered in it
+    respond: Callable[..., MDP]  # (algo, world, learner, k) -> how the world stands now that the learner's policy is in play
+    explore: Callable[..., Any]  # (algo, mdp, learner, k) -> what is known of it: the MDP, or a step or counts gathered in it
     evaluate: Callable[..., Tensor]  # (algo, known, learner, k) -> action values q (L, S, A), float64
     improve: Callable[..., Tensor]  # (algo, known, q, learner, k) -> log_pi (L, S, A), float64
+    detect: Callable[..., None] = unsuspecting  # (algo, known, learner, k): forget in learner.memory what a change made untrue
+    shape: Shape = Shape()
 
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
-        """Yield a Snapshot after each improvement. Metrics, exact: the return, its gap to the best, and kl, from the policy
-        before to this one, averaged over this one's occupancy."""
+        """Yield a Snapshot after every shape.stride improvements. Metrics, exact for the world as it stands: the return, its gap
+        to the best, and kl, from the policy of the last snapshot to this one, averaged over this one's occupancy; and the totals."""
         self.expect(world, lanes, start)
         k, model = lanes.knobs(self.knobs), exact_model(world, lanes)
         learner = resume(start, model, lanes) if start else begin(model, lanes)
-        judged, best = model, best_return(model)
         while True:
-            mdp = self.respond(self, model, learner, k)
-            if mdp is not judged:
-                judged, best = mdp, best_return(mdp)
-            known = self.explore(self, mdp, learner, k)
-            q = self.evaluate(self, known, learner, k)
-            log_pi = self.improve(self, known, q, learner, k)
             before = learner.memory["log_pi"]
-            adopt(learner, q, log_pi)
-            yield Snapshot(learner.step, learner.copy(), measure(mdp, before, learner.memory["log_pi"], best))
+            for _ in range(self.shape.stride):
+                mdp = self.respond(self, world, learner, k)
+                known = self.explore(self, mdp, learner, k)
+                self.detect(self, known, learner, k)
+                q = self.evaluate(self, known, learner, k)
+                adopt(learner, q, self.improve(self, known, q, learner, k))
+            learner.nets["pi"].move(learner.memory["log_pi"].flatten(1).float(), learner.on)
+            copy = learner.copy()
+            yield Snapshot(copy.step, copy, measure(mdp, before, copy.memory["log_pi"]) | copy.memory.get("totals", {}))
 
 
 def exact_model(world: World, lanes: Lanes) -> MDP:
@@ -96,33 +112,33 @@ def stop_sick(learner: Learner, q: Tensor, log_pi: Tensor) -> Tensor:
 
 def adopt(learner: Learner, q: Tensor, log_pi: Tensor) -> None:
     """Make q and log_pi the learner's own; stopped lanes keep what they had."""
-    stop_sick(learner, q, log_pi)
+    if not math.isfinite((q + log_pi).sum()):  # a sum is dear to read but once: lanes are looked at one by one only if it is odd
+        stop_sick(learner, q, log_pi)
     on = learner.on[..., None]
     learner.memory["q"] = torch.where(on, q, learner.memory["q"])
     learner.memory["log_pi"] = torch.where(on, log_pi, learner.memory["log_pi"])
-    learner.nets["pi"].move(learner.memory["log_pi"].flatten(1).float(), learner.on)
     learner.step += 1
 
 
 def best_return(mdp: MDP) -> Tensor:
     """The return of an optimal policy, (1 | L,)."""
-    return (mdp.mu * optimal(mdp)[1]).sum(-1)
+    return (mdp.mu * mdp.best.v).sum(-1)
 
 
-def measure(mdp: MDP, before: Tensor, now: Tensor, best: Tensor) -> dict[str, Tensor]:
-    """The exact metrics, each (L,), of two successive log_pi (L, S, A) and the best return (1 | L,)."""
+def measure(mdp: MDP, before: Tensor, now: Tensor) -> dict[str, Tensor]:
+    """The exact metrics, each (L,), of two log_pi (L, S, A), one after the other."""
     pi = now.exp()
     gained, d = expected_return(mdp, pi), occupancy(mdp, pi)
     moved = kl(Categorical(before), Categorical(now))
-    return {"return": gained, "gap": best - gained, "kl": (d * moved).sum(-1) / d.sum(-1)}
+    return {"return": gained, "gap": best_return(mdp) - gained, "kl": (d * moved).sum(-1) / d.sum(-1)}
 
 
 # respond
 
 
-def stay(algo: Tabular, mdp: MDP, learner: Learner, k: SimpleNamespace) -> MDP:
+def stay(algo: Tabular, world: FiniteWorld, learner: Learner, k: SimpleNamespace) -> MDP:
     """The world does not mind what is done in it."""
-    return mdp
+    return world.mdp
 
 
 # explore

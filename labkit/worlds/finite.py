@@ -1,5 +1,6 @@
 """Finite worlds known exactly: values, occupancies, best policies and policy gradients without sampling noise."""
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from labkit import nn
 from labkit.errors import LabError
 from labkit.worlds.registry import register
 from labkit.worlds.world import Discrete, State, World
@@ -19,6 +21,8 @@ from labkit.worlds.world import Discrete, State, World
 DENSE = 1000  # states up to which a table of outcomes becomes a dense P
 SLACK = 1e-9  # by how much probabilities may miss 1
 TIE = 1e-10  # actions whose values differ by less, relative to the state's largest, are equally good
+LONG = 1e-9  # the same for long-run gains and biases, which are of order 1
+DOUBLINGS = 50  # of the time that a chain is followed to see where it ends up
 SPECK = 1e-15  # gains below this, relative to the largest value anywhere, are not pursued
 
 
@@ -73,6 +77,28 @@ class MDP:
         return torch.as_tensor(self.gamma, dtype=torch.float64, device=self.r.device).reshape(-1)
 
     @cached_property
+    def best(self) -> "Best":
+        """What `optimal` says, asked once."""
+        return Best(*optimal(self))
+
+    @cached_property
+    def best_gain(self) -> Tensor:
+        """The most that a step can pay in the long run, from the best place to be, (K,)."""
+        return optimal_gain(self)[0].amax(-1)
+
+    @cached_property
+    def below(self) -> Tensor:
+        """Running sums of P, (K, S, A, S): a uniform number's place among them is the next state, S where the episode ends."""
+        if self.sparse:
+            raise LabError(f"A sparse MDP is not sampled from its matrix; take a world of up to {DENSE} states, not {self.states}.")
+        return _cumulative(self.P)
+
+    @cached_property
+    def ends(self) -> bool:
+        """Can an episode end?"""
+        return not bool((self.below[..., -1] == 1).all())
+
+    @cached_property
     def narrow(self) -> bool:
         """Of a sparse P: can its states be lined up so that successors are near (grids, chains)? Then elimination is cheap."""
         graph = sp.csr_matrix((np.ones(self.states * self.actions), *_rows(self)), shape=(self.states, self.P.shape[0])) @ self.P
@@ -80,11 +106,33 @@ class MDP:
         edges = graph.tocoo()
         return bool(np.abs(place[edges.row] - place[edges.col]).max(initial=0) <= 8 * self.states**0.5)
 
+    def take(self, rows: Tensor) -> "MDP":
+        """The MDPs of lanes rows (L,), int64, each with its optimum, which is solved for once for all of them."""
+        facts = {name: getattr(self, name) for name in ("P", "r", "mu", "discount", "best_gain", "below", "ends")}
+        facts = {name: _rows_of(fact, rows) for name, fact in facts.items()}
+        twin = copy(self)  # past the constructor: what it checks has been checked
+        vars(twin).update(facts, gamma=facts["discount"], best=Best(*(_rows_of(x, rows) for x in vars(self.best).values())))
+        return twin
+
     def to_sparse(self) -> "MDP":
         """The same MDP with P as a CSR matrix. LabError where lanes have MDPs of their own."""
         if self.lanes > 1:
             raise LabError(f"A sparse MDP is one for all lanes; this one has {self.lanes}.")
         return replace(self, P=sp.csr_matrix(self.P[0].flatten(0, 1).cpu().numpy()))
+
+
+@dataclass(frozen=True)
+class Best:
+    """Q* (K, S, A), V* (K, S) and a deterministic pi* (K, S, A) of an MDP, discounted."""
+
+    q: Tensor
+    v: Tensor
+    pi: Tensor
+
+
+def _rows_of(fact: Any, rows: Tensor) -> Any:
+    """What a fact (K, ...) says of some lanes; what is said of all stays."""
+    return fact[rows] if isinstance(fact, Tensor) and len(fact) > 1 else fact
 
 
 def _check_shapes(m: MDP) -> None:
@@ -408,6 +456,87 @@ def _settle(mdp: MDP, v: Tensor, choice: Tensor) -> Tensor:
     return torch.from_numpy(kept)[None].to(v.device)
 
 
+# ---- the long run -----------------------------------------------------------------------------------------------
+
+
+def gain(mdp: MDP, pi: Tensor) -> Tensor:
+    """What a step of pi (L, S, A) pays in the long run, undiscounted, from each state: (L, S). An episode that ends begins anew."""
+    return nn.product(_limiting(_unending(mdp, pi)), _paid(mdp, pi))[..., 0]
+
+
+def stationary(mdp: MDP, pi: Tensor) -> Tensor:
+    """The share of its time that pi (L, S, A) spends in each state in the long run, from mu: (L, S), summing to 1."""
+    limit = _limiting(_unending(mdp, pi))
+    return nn.product(mdp.mu.expand(len(limit), -1)[:, None], limit)[:, 0]
+
+
+@torch.no_grad()
+def optimal_gain(mdp: MDP) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest gain from each state (K, S), its bias (K, S) and a deterministic policy that has it (K, S, A).
+
+    By policy iteration for any chain structure (Puterman 1994, section 9.2): better by gain first, and of equal gains by bias.
+    Of equally good actions the one in use stays.
+    """
+    P = _unending(mdp)
+    choice = lookahead(mdp, torch.zeros_like(mdp.r[..., 0])).expand(mdp.lanes, -1, -1).argmax(-1)
+    while True:
+        g, h = _gain_and_bias(mdp, _sure(choice, mdp))
+        far, near = _over(P, g), mdp.r + _over(P, h)
+        near = torch.where(_tied(far, far.amax(-1, keepdim=True)), near, -torch.inf)
+        good = _tied(near, near.amax(-1, keepdim=True))
+        stays = good.gather(-1, choice[..., None])[..., 0]
+        if bool(stays.all()):
+            return g, h, _sure(choice, mdp)
+        choice = torch.where(stays, choice, good.byte().argmax(-1))
+
+
+def _tied(x: Tensor, best: Tensor) -> Tensor:
+    """Which of x (K, S, A) are as good as the best, but for rounding."""
+    return x >= best - LONG * (1 + best.abs())
+
+
+def _unending(mdp: MDP, pi: Tensor | None = None) -> Tensor:
+    """P (L, S, A, S), or under pi (L, S, A) P (L, S, S), with episodes that end in P beginning anew. LabError where P is sparse."""
+    if mdp.sparse:
+        raise LabError(f"The long run needs a dense model, of up to {DENSE} states; this one has {mdp.states}.")
+    P = mdp.P + (1 - mdp.P.sum(-1, keepdim=True)).clamp_min(0) * mdp.mu[:, None, None]
+    return P if pi is None else (_fit(mdp, pi, 1)[:, 0, ..., None] * P).sum(2)
+
+
+def _paid(mdp: MDP, pi: Tensor) -> Tensor:
+    """The mean reward of a step in each state, (L, S, 1)."""
+    return (_fit(mdp, pi, 1)[:, 0] * mdp.r).sum(-1, keepdim=True)
+
+
+def _over(P: Tensor, x: Tensor) -> Tensor:
+    """The mean of x (L, S) over the next states of P (L, S, A, S): (L, S, A)."""
+    lanes = max(len(P), len(x))
+    wide = P.flatten(1, 2).expand(lanes, -1, -1), x[..., None].expand(lanes, -1, -1)
+    return nn.product(*wide)[..., 0].unflatten(1, P.shape[1:3])
+
+
+def _limiting(P: Tensor) -> Tensor:
+    """The mean of P^t over all t, (L, S, S): where each state leads in the long run.
+
+    It is the limit of powers of (P + 1) / 2, which has no periods; squaring DOUBLINGS times takes it far beyond any slow mixing.
+    """
+    power = (P + torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)) / 2
+    for _ in range(DOUBLINGS):
+        power = nn.product(power, power)
+        power = power / power.sum(-1, keepdim=True)
+    return power
+
+
+def _gain_and_bias(mdp: MDP, pi: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain and bias of pi, (L, S) each: h solves (1 - P + P*) h = r - g, P* the limiting matrix (Puterman 1994, eq. A.14)."""
+    P, r = _unending(mdp, pi), _paid(mdp, pi)
+    limit = _limiting(P)
+    g, more = nn.product(limit, r), -mdp.states % 8
+    same = torch.eye(mdp.states + more, dtype=P.dtype, device=P.device)
+    h = torch.linalg.solve(same + pad(limit - P, (0, more, 0, more)), pad(r - g, (0, 0, 0, more)))[:, : mdp.states]
+    return g[..., 0], h[..., 0]
+
+
 # ---- the same worlds, sampled -----------------------------------------------------------------------------------
 
 
@@ -432,6 +561,10 @@ class FiniteWorld(World):
         if len(self.table.next) not in (1, lanes):
             raise LabError(f"{self.key} has {len(self.table.next)} MDPs, one per lane; run that many lanes, not {lanes}.")
         return torch.arange(lanes, device=self.table.next.device)[:, None] % len(self.table.next)
+
+    def at(self, clock: Tensor) -> MDP:
+        """The MDP as it stands at clock (L,) int64, steps since the beginning: this world stays as it is."""
+        return self.mdp
 
     def reset(self, u: Tensor) -> State:
         self._lane(len(u))

@@ -341,13 +341,13 @@ def test_one_world_serves_all_lanes_and_a_large_sparse_one_too():
 def test_a_world_that_answers_is_solved_and_judged_anew():
     """respond sees the policy in play: here rewards turn against whatever is done."""
 
-    def against(algo, mdp, learner, k):
-        return replace(mdp, r=mdp.r - learner.memory["log_pi"].exp())
+    def against(algo, world, learner, k):
+        return replace(world.mdp, r=world.mdp.r - learner.memory["log_pi"].exp())
 
     world = garnets(3)
     method = replace(policy_iteration, respond=against)
     first, second = run(method, world, 2)
-    harsher = against(method, world.mdp, first.learner, None)
+    harsher = against(method, world, first.learner, None)
     torch.testing.assert_close(second.learner.memory["q"], values(harsher, first.learner.memory["log_pi"].exp())[0])
     torch.testing.assert_close(second.metrics["return"], expected_return(harsher, second.learner.memory["log_pi"].exp()))
     best = run(policy_iteration, sampled(harsher), 20)[-1].metrics["return"]
