@@ -343,3 +343,37 @@ def test_an_occupancy_that_never_ends_has_no_rest():
 def test_bad_input_is_named(bad, says):
     with pytest.raises(LabError, match=says):
         bad()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: dv.wasserstein2(categorical(1), categorical(2), torch.arange(3.0)),  # three places for four actions
+        lambda: dv.wasserstein2(categorical(1), categorical(2), torch.tensor([0.0, 1.0, 1.0, 2.0])),  # increasing but for one
+        lambda: dv.energy_distance(torch.zeros(3), torch.zeros(3)),
+        lambda: dv.energy_distance(torch.zeros(2, 3, 1), torch.zeros(4, 3, 1)),
+        lambda: dv.exact_mean(dv.k1, categorical(1), categorical(1, (3, 7, 5))),
+        lambda: dv.occupancy_policy(torch.tensor([[-0.1, 0.5]])),
+        lambda: dv.occupancy_policy(torch.tensor([[0.6, 0.6], [0.5, 0.1]])),  # one lane of two
+    ],
+)
+def test_one_thing_wrong_is_enough(bad):
+    with pytest.raises(LabError):
+        bad()
+
+
+def test_exact_means_are_of_each_state_and_without_what_p_never_does():
+    p, q = categorical(1), categorical(2)
+    close(dv.exact_mean(dv.k1, p, q), dv.kl(p, q))
+    sure = Categorical(torch.tensor([[0.0, -torch.inf]]))
+    close(dv.exact_mean(dv.k1, sure, Categorical(torch.zeros(1, 2))), [math.log(2)], 1e-6)
+
+
+def test_renyi_leaves_out_what_neither_does():
+    p, q = (Categorical(torch.tensor([*x, -torch.inf])) for x in ((0.0, 0.0), (0.0, 1.0)))
+    close(dv.renyi(p, q, 2.0), dv.renyi(Categorical(p.logits[:2]), Categorical(q.logits[:2]), 2.0), 1e-6)
+
+
+def test_at_twice_the_variance_chi2_is_infinite_already():
+    p, q = (Gaussian(torch.zeros(1, dtype=torch.float64), torch.tensor([x], dtype=torch.float64)) for x in (0.5 * math.log(2), 0.0))
+    assert dv.renyi(p, q, 2.0).isinf()

@@ -225,3 +225,39 @@ def test_a_curve_takes_less_than_half_a_second():
 def test_bad_input_is_named(bad, says):
     with pytest.raises(LabError, match=says):
         bad()
+
+
+def test_runs_of_any_number_of_axes_split_by_setting():
+    lanes, plain = Lanes(seeds=(4, 7, 9), grid={"clip": (0.1, 0.2)}), torch.arange(6.0)
+    assert stats.by_setting(plain, lanes).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert torch.equal(stats.by_setting(plain.expand(5, 4, 6), lanes), plain.view(2, 3).expand(5, 4, 2, 3))
+    for runs in (plain.clone(), plain.repeat(5, 4, 1)):
+        runs[..., 5] = torch.inf
+        with pytest.raises(LabError, match=r"lane 5 \(clip=0.2, seed 9\)"):
+            stats.by_setting(runs, lanes)
+
+
+@pytest.mark.parametrize("steps", [[0.0, 2.0, 1.0, 3.0], [0.0, 1.0, 2.0], [[0.0], [1.0], [2.0], [3.0]]])
+def test_steps_that_do_not_fit_a_curve_are_named(steps):
+    with pytest.raises(LabError, match="area_under_curve takes"):
+        stats.area_under_curve(torch.tensor(steps), torch.ones(4))
+
+
+def test_values_may_carry_a_gradient():
+    x = draw(8)
+    assert stats.mean(x.clone().requires_grad_()).low == stats.mean(x).low
+
+
+def test_resamples_are_weighted_within_each_task():
+    """Interquartile means of resamples, from the drawn counts by plain repetition."""
+    x, counts = draw(2, 3, 5), stats._counts(0, 3, 5)
+    got = stats._resampled_iqm(x.numpy(), 0)
+    for i in range(20):
+        for place in range(2):
+            again = np.concatenate([np.repeat(x[place, task].numpy(), counts[i, task].astype(int)) for task in range(3)])
+            assert got[i, place] == pytest.approx(trim_mean(again, 0))
+
+
+def test_drawn_counts_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        stats._counts(0, 1, 5)[0, 0, 0] = 9

@@ -32,7 +32,7 @@ def test_drift_is_never_negative_and_zero_and_flat_at_one(adv, alpha, beta):
 
 def test_slope_is_the_closed_form():
     """d/dr of r A - drift: A (1 - tanh^2) for good actions that gain; A - (A / r) tanh^2 for bad ones that lose."""
-    for adv in (1.5, -1.5):
+    for adv in (1.5, 0.5, -1.5):
         ratio = RATIO.clone().requires_grad_()
         slope = torch.autograd.grad(braked(ratio, torch.full_like(ratio, adv), knobs()).sum(), ratio)[0]
         good = adv * (1 - ((RATIO - 1) * adv / 2.0).tanh().square())
