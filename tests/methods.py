@@ -25,7 +25,12 @@ class Family:
 
 
 FAMILIES = {
-    "bandits": Family(("bandit.arms",), judge="estimate", misfit="control.cartpole"),
+    "bandits": Family(
+        ("bandit.arms",), judge="estimate", misfit="control.cartpole",
+        elsewhere={
+            "eps_oracle": ("bandit.payments", "bandit.rewriting"), "adyen": ("bandit.payments",), "querybandits": ("bandit.rewriting",),
+        },
+    ),  # fmt: skip
     "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
     "tabular": Family(
         ("finite.garnet",), judge="evaluate", misfit="control.cartpole", elsewhere={"performative_rl": ("finite.performative",)}
