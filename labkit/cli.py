@@ -39,7 +39,7 @@ def behind_jupyter() -> dict[str, Any]:
     options = ["--port", "{port}", "--address", "localhost", "--allow-origin", "*", "--no-show"]
     return {
         "command": [sys.executable, "-m", "labkit.cli", "serve", *options],
-        "timeout": 60,
+        "timeout": 180,  # a small machine may need a minute to start
         "launcher_entry": {"title": "Drift Explorer"},
     }
 
