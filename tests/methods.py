@@ -29,6 +29,7 @@ FAMILIES = {
         ("bandit.arms",), judge="estimate", misfit="control.cartpole",
         elsewhere={
             "eps_oracle": ("bandit.payments", "bandit.rewriting"), "adyen": ("bandit.payments",), "querybandits": ("bandit.rewriting",),
+            "purely_periodic": ("bandit.recovering",), "wtb": ("bandit.tallying", "bandit.arms"),
         },
     ),  # fmt: skip
     "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),

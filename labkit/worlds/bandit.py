@@ -123,7 +123,7 @@ class Recovering(Bandit):
         idle = torch.arange(1, self.rest + 1, device=u.device)
         late = idle - (1 + (self.rest / 2 - 1) * delay)
         curve = (0.5 + 0.5 * top) * logsigmoid(given_for(self.sharp, len(u))[..., None] * late).exp()
-        bound = best_shares(curve.double(), self.pulls)[1].float()
+        bound = best_shares(curve.double(), [self.pulls])[1][..., 0].float()
         return self.fresh(u, curve=curve, bound=bound, idle=torch.full_like(late[..., 0], self.rest, dtype=torch.int64))
 
     def pulled(self, action: Tensor) -> Tensor:
@@ -162,19 +162,19 @@ def hull(curve: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(widths, -1), torch.cat(slopes, -1)
 
 
-def best_shares(curve: Tensor, pulls: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Shares x (..., N) of rounds that maximise the sum of hulls F_i(x_i) within sum x <= pulls, and that maximum (...).
+def best_shares(curve: Tensor, pulls: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Shares x (..., B, N) of rounds that maximise the sum of hulls F_i(x_i) within sum x <= pulls, for each of B numbers of pulls, and
+    that maximum (..., B).
 
-    Steepest pieces first. No policy has a larger long-run reward (Simchi-Levi, Zheng and Zhu 2021). curve (..., N, D), float64;
-    pulls a number, or (...).
+    Steepest pieces first. No policy has a larger long-run reward (Simchi-Levi, Zheng and Zhu 2021). curve (..., N, D), float64.
     """
-    width, slope = hull(curve)
-    order = slope.flatten(-2).argsort(dim=-1, descending=True, stable=True)
-    wide = (width * (slope > 0)).flatten(-2).gather(-1, order)
-    left = torch.as_tensor(pulls, dtype=curve.dtype, device=curve.device)[..., None] - (wide.cumsum(-1) - wide)
+    width, slope = (piece.flatten(-2) for piece in hull(curve))
+    order = slope.argsort(dim=-1, descending=True, stable=True)
+    wide, steep = (width * (slope > 0)).gather(-1, order)[..., None, :], slope.gather(-1, order)[..., None, :]
+    left = torch.tensor(pulls, dtype=curve.dtype, device=curve.device)[:, None] - (wide.cumsum(-1) - wide)
     taken = torch.minimum(wide, left.clamp_min(0))
-    x = torch.zeros_like(taken).scatter(-1, order, taken).unflatten(-1, width.shape[-2:]).sum(-1)
-    return x, (taken * slope.flatten(-2).gather(-1, order)).sum(-1)
+    x = torch.zeros_like(taken).scatter(-1, order[..., None, :].expand_as(taken), taken).unflatten(-1, curve.shape[-2:]).sum(-1)
+    return x, (taken * steep).sum(-1)
 
 
 @register("bandit.tallying")
