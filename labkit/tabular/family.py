@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from labkit.divergence import kl
 from labkit.errors import LabError
@@ -199,7 +198,7 @@ def greedy(algo: Tabular, known: MDP, q: Tensor, learner: Learner, k: SimpleName
 def best_action(q: Tensor) -> Tensor:
     """log_pi (L, S, A) of the policy that takes the first of the actions within TIE of the best, by GAP nats."""
     tied = q >= q.amax(-1, keepdim=True) - TIE * q.abs().amax(-1, keepdim=True)
-    return (GAP * one_hot(tied.byte().argmax(-1), q.shape[-1]).double()).log_softmax(-1)
+    return torch.full_like(q, -GAP).scatter_(-1, tied.byte().argmax(-1, keepdim=True), 0.0)  # e^-80 beside 1 is lost, so this sums to 1
 
 
 def softened(algo: Tabular, known: MDP, q: Tensor, learner: Learner, k: SimpleNamespace) -> Tensor:

@@ -557,13 +557,23 @@ class FiniteWorld(World):
         self._below, self._first = _cumulative(table.prob), _cumulative(self.mdp.mu)
 
     def _lane(self, lanes: int) -> Tensor:
-        """The table's row of each lane, (L, 1)."""
-        if len(self.table.next) not in (1, lanes):
-            raise LabError(f"{self.key} has {len(self.table.next)} MDPs, one per lane; run that many lanes, not {lanes}.")
-        return torch.arange(lanes, device=self.table.next.device)[:, None] % len(self.table.next)
+        """The world's own number of each lane, (L, 1): it has one for all or one for each."""
+        if self.mdp.lanes not in (1, lanes):
+            raise LabError(f"{self.key} has {self.mdp.lanes} MDPs, one per lane; run that many lanes, not {lanes}.")
+        return torch.arange(lanes, device=self.table.next.device)[:, None] % self.mdp.lanes
+
+    def _row(self, state: State) -> Tensor:
+        """The table's row for each environment, (L, 1 | E)."""
+        return self._lane(len(state["s"])) % len(self.table.next)
+
+    modes = 1  # MDPs between which the world may change
 
     def at(self, clock: Tensor) -> MDP:
         """The MDP as it stands at clock (L,) int64, steps since the beginning: this world stays as it is."""
+        return self.mdp
+
+    def in_mode(self, mode: Tensor) -> MDP:
+        """The MDP where each lane is in one of its modes, (L,) int64, whatever the clock says: this world has one."""
         return self.mdp
 
     def reset(self, u: Tensor) -> State:
@@ -572,7 +582,7 @@ class FiniteWorld(World):
         return {"s": s, "t": torch.zeros_like(s)}
 
     def step(self, state: State, action: Tensor, u: Tensor) -> tuple[State, Tensor, Tensor, Tensor]:
-        place = self._lane(len(u)), state["s"], action
+        place = self._row(state), state["s"], action
         outcome = (*place, (u >= self._below[place]).sum(-1))
         t = state["t"] + 1
         after = {"s": self.table.next[outcome], "t": t}
@@ -650,19 +660,23 @@ def riverswim(n: int = 6, gamma: float = 0.99, horizon: int = 20) -> FiniteWorld
 
     Strehl and Littman (2008), with the numbers of Osband, Russo and Van Roy (2013). It never ends by itself.
     """
-    _at_least("n", n, 2)
-    s = np.arange(n)
-    right = np.stack([np.maximum(s - 1, 0), s, np.minimum(s + 1, n - 1)], -1)
-    follow = np.stack([np.repeat(np.maximum(s - 1, 0)[:, None], 3, 1), right], 1)  # (S, A, B): back, stay, forward
-    swim = np.array([[0.05, 0.6, 0.35]] * n)
-    swim[0], swim[-1] = [0.0, 0.4, 0.6], [0.4, 0.6, 0.0]
-    prob = np.stack([np.repeat([[1.0, 0.0, 0.0]], n, 0), swim], 1)
+    follow, prob = river(n)
     reward = np.zeros(follow.shape)
     reward[0, 0], reward[-1, 1] = 0.005, 1.0
-    cells = tuple((0, int(i)) for i in s)
+    cells = tuple((0, s) for s in range(n))
     return from_table(
         follow, reward, np.zeros(follow.shape, bool), _start(n), prob, gamma=gamma, horizon=horizon, key="finite.riverswim", cells=cells
     )
+
+
+def river(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """RiverSwim's moves, (S, A, 3): next places (back, stay, forward) and their chances, with the current (0) and against it (1)."""
+    _at_least("n", n, 2)
+    s = np.arange(n)
+    follow = np.repeat(np.stack([np.maximum(s - 1, 0), s, np.minimum(s + 1, n - 1)], -1)[:, None], 2, 1)
+    swim = np.array([[0.05, 0.6, 0.35]] * n)
+    swim[0], swim[-1] = [0.0, 0.4, 0.6], [0.4, 0.6, 0.0]
+    return follow, np.stack([np.repeat([[1.0, 0.0, 0.0]], n, 0), swim], 1)
 
 
 def _walk(rows: int, columns: int, ways: Sequence[tuple[int, int]], slip: float) -> tuple[np.ndarray, np.ndarray]:
@@ -736,16 +750,18 @@ def garnet(
     Each state and action leads to `branching` different states with chances cut at random from 1, and pays a standard
     normal reward. Episodes start anywhere.
     """
-    if not 1 <= branching <= states:
-        raise LabError(f"branching is {branching}; it must lie between 1 and the {states} states.")
-    tables = [_garnet(states, actions, branching, one) for one in ([seed] if isinstance(seed, int) else seed)]
+    tables = [garnet_table(states, actions, branching, one) for one in ([seed] if isinstance(seed, int) else seed)]
     follow, prob, reward = (np.stack(parts) for parts in zip(*tables, strict=True))
     mu = np.full((len(tables), states), 1 / states)
     return from_table(follow, reward, np.zeros(follow.shape, bool), mu, prob, gamma=gamma, horizon=horizon, key="finite.garnet")
 
 
-def _garnet(states: int, actions: int, branching: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Successors without repetition, their chances and rewards, (S, A, B) each, from the seed's own stream."""
+def garnet_table(states: int, actions: int, branching: int, seed: int | list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Successors without repetition, their chances and rewards, (S, A, B) each, from the stream of a seed or of a list of numbers.
+
+    LabError where there are not as many states as branches."""
+    if not 1 <= branching <= states:
+        raise LabError(f"branching is {branching}; it must lie between 1 and the {states} states.")
     rng = np.random.Generator(np.random.Philox(seed))
     follow = np.zeros((states, actions, 0), np.int64)
     for b in range(branching):  # the new one is the x-th of those not yet taken
