@@ -47,7 +47,7 @@ def test_a_high_temperature_weighs_all_kept_samples_alike():
 
 def test_the_slope_of_the_temperature_is_radius_less_tilt():
     eta, kept = ETA.clone().requires_grad_(), best(ADV, TOP)
-    slope = torch.autograd.grad(temperature_loss(ADV, kept, eta, torch.full((3, 1), 0.02).double()).sum(), eta)[0][:, 0]
+    slope = torch.autograd.grad(temperature_loss(ADV, kept, eta, torch.full((3, 1), 0.02, dtype=torch.float64)).sum(), eta)[0][:, 0]
     torch.testing.assert_close(slope, 0.02 - tilt(log_weights(ADV, kept, ETA), kept), rtol=1e-10, atol=1e-12)
 
 
