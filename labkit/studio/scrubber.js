@@ -138,7 +138,7 @@ function drawCurves(canvas, d, at, look, width, height) {
   g.fillText("environment steps per seed", (left + width - right) / 2, base + 18);
 }
 
-const SIGNS = { goal: ["★", GREEN], win: ["★", GREEN], lose: ["✕", ORANGE], key: ["⚷", BROWN], door: ["▥", BROWN], ball: ["●", BROWN], hole: ["○", "#888"] };
+const SIGNS = { goal: ["★", GREEN], win: ["★", GREEN], lose: ["✕", ORANGE], key: ["⚷", BROWN], door: ["▥", BROWN], ball: ["●", BROWN], hole: ["○", "#888"], hazard: ["✕", ORANGE] };
 
 function drawFloor(canvas, d, at, look, width, height) {
   const g = begin(canvas, width, height), f = d.floor;

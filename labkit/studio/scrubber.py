@@ -46,7 +46,7 @@ class Scrubber(anywidget.AnyWidget):
     `setting`, number of the setting; `time`, number of the moment in `steps`; `seed`, number of the seed or -1 for all.
     """
 
-    _esm = _CODE
+    _esm: Path | str = _CODE
     about = tr.Dict().tag(sync=True)
     curves = tr.Bytes().tag(sync=True)  # float32: (K, P, 3, T) centre, low, high; then (K, P, N, T) the seeds
     arrows = tr.Bytes().tag(sync=True)  # uint8 (P, N + 1, T, cells, 3): heat, direction, length; all seeds, then each
@@ -87,13 +87,17 @@ class Scrubber(anywidget.AnyWidget):
             return learning_curve(self.record, self.setting, self.curve_names[0])
         return grid_arrows(self.record, self.floor, self.setting, most=12)
 
+    @classmethod
+    def _code(cls) -> str:
+        return _CODE.read_text()
+
     def to_html(self) -> str:
         """A fragment of HTML that works by itself: same code, same data, no kernel, nothing fetched."""
         raw = {name: base64.b64encode(getattr(self, name)).decode() for name in ("curves", "arrows")}
         state = {name: getattr(self, name) for name in ("about", "setting", "time", "seed")}
         data = json.dumps(state | raw).replace("<", "\\u003c")
         name = "scrubber-" + hashlib.sha256(data.encode()).hexdigest()[:12]
-        return _PAGE.format(name=name, code=_CODE.read_text().replace("export default { render };", ""), data=data)
+        return _PAGE.format(name=name, code=self._code().replace("export default { render };", ""), data=data)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict, dict] | None:
         """The widget; beside it, for readers of the stored notebook, the small figure and its text."""

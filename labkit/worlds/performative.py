@@ -81,7 +81,8 @@ def performative(
     table = Table(*(x.expand(len(drawn), -1, -1)[..., None] for x in (follow, torch.ones_like(pays[0]), pays[0], ends)))
     starts = ((row == 0) | (column == 0)).double()
     cells = tuple(zip(row.tolist(), column.tolist(), strict=True))
-    labels = tuple("G" if end else "S" if start else "." for end, start in zip(goal[:, 0].tolist(), starts.tolist(), strict=True))
+    named = {GOAL: "G", HAZARD: "X"} if len(drawn) == 1 else {GOAL: "G"}  # hazards lie elsewhere on every other grid
+    labels = tuple(named.get(pay, ".") for pay in grids[0].tolist())
     return Answering("finite.performative", table, pays[1], cost, (starts / starts.sum())[None], gamma, horizon, labels=labels, cells=cells)
 
 

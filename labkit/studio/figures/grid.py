@@ -49,7 +49,7 @@ def floor(world: World) -> Floor:
         at = torch.tensor(world.mdp.cells).flip(1)  # (S, 2): x, y
         width, height = (at.amax(0) + 1).tolist()
         steps = (at[world.table.next[0]] - at[:, None, None]).clamp(-1, 1) * world.table.prob[0][..., None]
-        kinds = {"G": "goal", "H": "hole", "C": "cliff"}
+        kinds = {"G": "goal", "H": "hole", "C": "cliff", "X": "hazard"}
         things = {kind: at[[label == letter for label in world.mdp.labels]] for letter, kind in kinds.items() if letter in world.mdp.labels}
         return Floor(width, height, at[:, 1] * width + at[:, 0], steps.sum(2).float(), things)
     raise LabError(f"{world.key} has no floor to draw on; take a grid with layout_seed=0, or a finite world with cells.")
@@ -211,6 +211,7 @@ LOOKS = {
     "lava": (COLOURS[1], "square", "lava"),
     "cliff": (COLOURS[1], "square", "cliff"),
     "hole": (INK, "circle", "hole"),
+    "hazard": (COLOURS[1], "x", "hazard"),
     "key": (COLOURS[4], "diamond", "key"),
     "door": (COLOURS[4], "square-open", "door"),
     "ball": (COLOURS[5], "circle", "ball"),
