@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from labkit.lanes import Lanes
-from labkit.nn import Net, Table, clip_norm, normalise
+from labkit.nn import Belief, Net, Table, clip_norm, normalise
 
 LANES = Lanes((0, 1, 2))
 SIZES = (5, 8, 8, 2)
@@ -94,6 +94,19 @@ def test_a_table_reads_its_rows():
     table.move(torch.arange(24.0).view(2, 12), torch.tensor([[True], [False]]))
     out, free = table(torch.eye(4)[[2, 0]].expand(2, -1, -1))
     assert out[0].tolist() == [[6, 7, 8], [0, 1, 2]] and out[1].abs().sum() == 0 and free.shape == (2, 1, 0)
+
+
+def test_a_belief_reads_means_and_deviations():
+    """m'x and sqrt(x'Cx) of each arm, x with a constant at its end."""
+    belief = Belief(2, (2, 6))
+    mean, root = LANES.rand(9, 3, 3)[:2] - 0.5, LANES.rand(10, 3, 3, 3)[:2]
+    cov = root @ root.mT  # (L, N, 3, 3)
+    belief.move(torch.cat([mean.mT.flatten(1), cov.permute(0, 2, 3, 1).flatten(1)], 1), torch.ones(2, 1, dtype=torch.bool))
+    out, free = belief(torch.tensor([[0.3, -2.0], [1.0, 0.0]]).expand(2, -1, -1))
+    for b, x in enumerate(torch.tensor([[0.3, -2.0, 1.0], [1.0, 0.0, 1.0]])):
+        torch.testing.assert_close(out[:, b, :3], mean @ x)
+        torch.testing.assert_close(out[:, b, 3:], (x @ cov @ x).sqrt())
+    assert out.shape == (2, 2, 6) and free.shape == (2, 1, 0)
 
 
 def outputs_by_autograd(ours, x):
