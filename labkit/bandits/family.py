@@ -13,7 +13,7 @@ from labkit.nn import Table
 from labkit.paper import Algorithm, Paper
 from labkit.snapshot import Snapshot
 from labkit.worlds.bandit import Bandit
-from labkit.worlds.world import World
+from labkit.worlds.world import Discrete, World
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class BanditAlgorithm(Algorithm):
         action, chance = self.choose(self, world, learner, obs, k)
         after = world.step(state, action, u)[0]
         pulled = world.pulled(action)
-        gain = torch.where(pulled > 0, world.expected(state), 0.0).sum(-1).double().mean(-1)  # what is not on offer may be -inf
-        best = world.best(state).double().mean(-1)
+        gain, best = (pulled * world.expected(state)).sum(-1).double().mean(-1), world.best(state).double().mean(-1)
         learner.memory["world"] = after
         return Log(obs, action, chance, pulled, after["paid"]), gain, best
 
@@ -110,8 +109,9 @@ def bandit(world: World) -> Bandit:
 
 def adopt(learner: Learner, belief: Tensor) -> None:
     """Make belief (L, ...) the learner's own. A lane in which it is not finite is stopped for good, with what it believed before."""
-    flat = belief.flatten(1)
-    learner.stop(~flat.isfinite().all(1), flat.sum(1))
+    fine = belief.isfinite().flatten(1).all(1)
+    if not bool(fine.all()):
+        learner.stop(~fine, belief.flatten(1).sum(1))
     on = learner.on.view(-1, *[1] * (belief.dim() - 1))
     learner.memory["belief"] = torch.where(on, belief, learner.memory["belief"])
 
@@ -121,6 +121,8 @@ def adopt(learner: Learner, belief: Tensor) -> None:
 
 def count_from_nothing(algo: BanditAlgorithm, world: Bandit, learner: Learner) -> None:
     """No arm pulled yet, none believed to pay anything, all shown alike."""
+    if not isinstance(world.actions, Discrete):
+        raise LabError(f"{algo.paper.key} pulls one arm in a round; {world.key} takes several.")
     zeros = torch.zeros_like(learner.memory["world"]["paid"], dtype=torch.float64)
     learner.memory |= {"plays": zeros, "total": zeros, "belief": zeros}
     learner.nets["pi"] = Table(len(zeros), (1, world.arms), learner.lanes.device)

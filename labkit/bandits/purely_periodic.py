@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from labkit.bandits.checks import play
-from labkit.bandits.family import BanditAlgorithm, Log, count_from_nothing, ucb
+from labkit.bandits.family import BanditAlgorithm, Log, ucb
 from labkit.errors import LabError
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
+from labkit.nn import Table
 from labkit.paper import Paper
 from labkit.verdict import Verdict, above, together
 from labkit.worlds.bandit import Bandit, Recovering, best_shares
@@ -30,7 +31,7 @@ def suspect_the_best(algo: BanditAlgorithm, world: Bandit, learner: Learner) -> 
     """Nothing pulled yet, all rested; `belief` (L, E, N, D) says what each arm pays after d idle rounds: 1, the most there is."""
     if not isinstance(world, Recovering):
         raise LabError(f"{world.key} has no arms that recover; take bandit.recovering.")
-    count_from_nothing(algo, world, learner)
+    learner.nets["pi"] = Table(len(learner.lanes), (1, world.arms), learner.lanes.device)
     unseen = torch.zeros_like(learner.memory["world"]["curve"], dtype=torch.float64)
     rested = torch.full_like(unseen[..., 0], world.rest, dtype=torch.int64)
     learner.memory |= {"belief": unseen + 1, "plays": unseen, "total": unseen, "idle": rested, "period": rested, "turn": rested, "round": 0}

@@ -213,21 +213,22 @@ class Tallying(Bandit):
         return state | {"past": torch.cat([pulled[..., None], state["past"][..., :-1]], -1)}
 
     def tally(self, past: Tensor) -> Tensor:
-        """The tally of each arm, (L, E, N), from plays past (L, E, N, 40), the latest first."""
-        return (past * given_for(self.weight, len(past))[..., None, :]).sum(-1)
+        """The tally that each arm has once it is played after plays past (L, E, N, 40), the latest first: (L, E, N)."""
+        now, ago = given_for(self.weight, len(past)).split([1, self.longest - 1], -1)
+        return now + (past[..., :-1] * ago[..., None, :]).sum(-1)
 
     def expected(self, state: State) -> Tensor:
-        played = torch.cat([torch.ones_like(state["past"][..., :1]), state["past"][..., :-1]], -1)
-        return self._pay(state["costs"], self.tally(played))
+        return pay(state["costs"], self.tally(state["past"]))
 
     def best(self, state: State) -> Tensor:
         """The acquired taste, played from the first round on."""
-        since = torch.arange(self.longest, device=state["past"].device) <= state["t"][..., None, None]
-        tally = self.tally(since.to(state["past"])).expand_as(state["paid"])
-        costs = state["costs"]
-        best = costs[..., 1].argmin(-1, keepdim=True)
-        return self._pay(costs, tally).gather(-1, best)[..., 0]
+        filled = given_for(self.weight.cumsum(-1), len(state["t"])).expand(*state["t"].shape, -1)
+        tally = filled.gather(-1, state["t"].clamp_max(self.longest - 1)[..., None])
+        best = state["costs"][..., 1].argmin(-1, keepdim=True)
+        return pay(state["costs"], tally).gather(-1, best)[..., 0]
 
-    def _pay(self, costs: Tensor, tally: Tensor) -> Tensor:
-        new, familiar = costs.unbind(-1)
-        return 1 - new - (familiar - new) * tally
+
+def pay(costs: Tensor, tally: Tensor) -> Tensor:
+    """1 - h(tally), of costs (..., 2), new and familiar."""
+    new, familiar = costs.unbind(-1)
+    return 1 - new - (familiar - new) * tally
