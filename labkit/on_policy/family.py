@@ -233,6 +233,11 @@ def squared_error(prediction: Tensor, target: Tensor, k: SimpleNamespace) -> Ten
 # advantage
 
 
+def first_episode(batch: Batch) -> Tensor:
+    """Which steps belong to the first episode of their environment, (L, T, E) bool."""
+    return torch.cat([torch.ones_like(batch.done[:, :1]), (~batch.done).cumprod(1)[:, :-1].bool()], 1)
+
+
 def reward_to_go(batch: Batch, k: SimpleNamespace) -> tuple[Tensor, Tensor]:
     """gamma^t (G_t - b_t) over the first episode of each environment, for batches of whole episodes. (L, T, E)
 
@@ -240,7 +245,7 @@ def reward_to_go(batch: Batch, k: SimpleNamespace) -> tuple[Tensor, Tensor]:
     al. 2019): it never sees its own episode, so the gradient stays unbiased. Scaled by T, because losses average
     over T * E samples where the policy gradient sums over t.
     """
-    running = torch.cat([torch.ones_like(batch.done[:, :1]), (~batch.done).cumprod(1)[:, :-1].bool()], 1)
+    running = first_episode(batch)
     go, later = torch.empty_like(batch.reward), torch.zeros_like(batch.reward[:, 0])
     for t in reversed(range(go.shape[1])):
         later = go[:, t] = running[:, t] * (batch.reward[:, t] + k.gamma * later)

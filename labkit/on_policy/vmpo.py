@@ -66,11 +66,13 @@ def price_loss(gap: Tensor, alpha: Tensor, k: SimpleNamespace) -> Tensor:
 
 def imitate_the_best(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNamespace) -> None:
     """Passes over the batch: fit the policy to the weighted samples, held near the old one, the prices and the critic."""
+    tilted = torch.zeros_like(k.lr[:, 0])
     for part, where in minibatches(algo, learner, batch, k):
         eta, alpha = prices(learner).tensor_split([1], 1)
         kept, gap = best(part.adv, k.top), gaps(part.policy, learner.policy(part.obs)).mean(2)
         alpha = alpha.mT[: len(gap)]
         log_psi = log_weights(part.adv, kept, eta.detach())
+        tilted = torch.where(where, tilt(log_psi, kept), tilted)
         temperature = temperature_loss(part.adv, kept, eta, k.eps_eta)
         part.adv = log_psi.exp() * kept.shape[1]  # the loss is a mean, the weighted likelihood a sum
         loss = policy_loss(algo, learner, part, k) + (alpha.detach() * gap).sum(0)
@@ -79,7 +81,7 @@ def imitate_the_best(algo: OnPolicy, learner: Learner, batch: Batch, k: SimpleNa
         fit_critic(algo, learner, part, k, where)
     with torch.no_grad():
         flat = batch.flat()
-        batch.info |= {"kl": kl(flat.policy, learner.policy(flat.obs)).mean(1), "tilt": tilt(log_psi, kept)}
+        batch.info |= {"kl": kl(flat.policy, learner.policy(flat.obs)).mean(1), "tilt": tilted}
 
 
 vmpo = replace(

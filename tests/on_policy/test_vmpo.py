@@ -85,6 +85,6 @@ def test_the_farther_it_may_walk_the_farther_it_walks(collected, world):
     near, far = c.batch.info["kl"].view(2, 3)
     flat = c.batch.flat()
     assert torch.equal(c.batch.info["kl"], kl(flat.policy, c.learner.policy(flat.obs)).mean(1).detach())
-    assert far.mean() > 4 * near.mean()
+    assert far.mean() > 1.5 * near.mean()
     held, free = prices(c.learner)[:, 1].view(2, 3)
-    assert (held > free).all()
+    assert (held > 10 * free).all()

@@ -21,7 +21,7 @@ SURROGATES = pytest.mark.parametrize("key", [key for key, method in METHODS.item
 
 def learner_of(method, dtype=torch.float64):
     """The method with a small network, and a learner with parameters drawn at random."""
-    lanes = Lanes((0,), {"gamma": (GAMMA,)})
+    lanes = Lanes((0,), {"ent": (0.0,)} | ({"gamma": (GAMMA,)} if "gamma" in method.knobs else {}))
     method = replace(method, shape=replace(method.shape, width=6, envs=STATES, steps=ACTIONS, minibatches=1))
     learner = method.begin(WORLD, lanes)
     for net in learner.nets.values():
