@@ -190,7 +190,7 @@ def natural(algo: Tabular, known: MDP, q: Tensor, learner: Learner, k: SimpleNam
     return (learner.memory["log_pi"] + k.eta[..., None] * q / (1 - known.discount[:, None, None])).log_softmax(-1)
 
 
-def greedy(algo: Tabular, known: MDP, q: Tensor, learner: Learner, k: SimpleNamespace) -> Tensor:
+def greedy(algo: Tabular, known: Any, q: Tensor, learner: Learner, k: SimpleNamespace) -> Tensor:
     """The best action, and of equally good ones the first."""
     return best_action(q)
 
@@ -201,7 +201,7 @@ def best_action(q: Tensor) -> Tensor:
     return torch.full_like(q, -GAP).scatter_(-1, tied.byte().argmax(-1, keepdim=True), 0.0)  # e^-80 beside 1 is lost, so this sums to 1
 
 
-def softened(algo: Tabular, known: MDP, q: Tensor, learner: Learner, k: SimpleNamespace) -> Tensor:
+def softened(algo: Tabular, known: Any, q: Tensor, learner: Learner, k: SimpleNamespace) -> Tensor:
     """pi proportional to exp(q / tau); the best action where tau is 0."""
     tau = k.tau[..., None]
     return torch.where(tau > 0, (q / tau.clamp_min(1e-12)).log_softmax(-1), best_action(q))

@@ -12,7 +12,7 @@ from labkit.learner import Learner
 from labkit.tabular.family import Tabular
 from labkit.worlds.finite import MDP, FiniteWorld
 
-NOISE = 3  # uniform numbers of a step: which action, where it leads, where an episode begins anew
+NOISE = 4  # uniform numbers of a step: which action, where it leads, where an episode begins anew, how the world changes
 BLOCK = 100  # steps whose numbers are drawn at once
 
 
@@ -44,12 +44,10 @@ def clock(learner: Learner) -> Tensor:
 
 
 def noise(learner: Learner) -> tuple[Tensor, ...]:
-    """The NOISE uniform numbers of this step, (L, 1) each. A block is drawn at its first step and dropped at its last."""
+    """The NOISE uniform numbers of this step, (L, 1) each. They are drawn for a block of steps at once."""
     if "noise" not in learner.memory:
         learner.memory["noise"] = learner.rand(BLOCK, NOISE, 1)
-    at = learner.step % BLOCK
-    block = learner.memory["noise"] if at < BLOCK - 1 else learner.memory.pop("noise")
-    return block[:, at].unbind(1)
+    return learner.memory["noise"][:, learner.step % BLOCK].unbind(1)
 
 
 def drawn(chances: Tensor, u: Tensor) -> Tensor:
@@ -63,7 +61,7 @@ def walk(mdp: MDP, learner: Learner, chances: Callable[[Tensor], Tensor]) -> Ste
     Where an episode ends, the next one begins. learner.memory keeps the state "s" (L,) and the clock. Totals: "reward", and
     "regret" to the best gain of the world as it stands; both from mean rewards, never from luck.
     """
-    memory, (choose, move, begin) = learner.memory, noise(learner)
+    memory, (choose, move, begin, _) = learner.memory, noise(learner)
     s = memory["s"] if "s" in memory else drawn(mdp.mu, begin)
     lane = torch.arange(0, len(s) * mdp.states, mdp.states, device=s.device)
     here = lane + s
@@ -73,6 +71,8 @@ def walk(mdp: MDP, learner: Learner, chances: Callable[[Tensor], Tensor]) -> Ste
     ended = after == mdp.states
     memory["s"] = torch.where(ended, drawn(mdp.mu, begin), after) if mdp.ends else after
     memory["clock"] = clock(learner) + 1
+    if learner.step % BLOCK == BLOCK - 1:
+        del memory["noise"]
     count(learner, reward=reward, regret=mdp.best_gain - reward)
     return Step(mdp, pair, reward, lane + memory["s"], ended)
 
@@ -99,6 +99,6 @@ def visits(learner: Learner, step: Step) -> Tensor:
     return n
 
 
-def after(method: Tabular, world: FiniteWorld, lanes: Lanes, steps: int) -> Learner:
-    """The learner after so many steps, a multiple of the method's stride."""
-    return next(islice(method.run(world, lanes), steps // method.shape.stride - 1, None)).learner
+def after(method: Tabular, world: FiniteWorld, lanes: Lanes, steps: int, start: Learner | None = None) -> Learner:
+    """The learner after so many more steps, a multiple of the method's stride."""
+    return next(islice(method.run(world, lanes, start), steps // method.shape.stride - 1, None)).learner
