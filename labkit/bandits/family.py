@@ -48,15 +48,15 @@ class BanditAlgorithm(Algorithm):
     the world, `belief` and whatever a method remembers. A bandit has no episodes: it goes on past the world's horizon.
     """
 
-    begin: Callable[..., None]  # (algo, world, learner): prepare memory and nets["pi"]
+    begin: Callable[..., None]  # (algo, world, learner): prepare memory and nets["pi"], before the world does; LabError where it misfits
     choose: Callable[..., tuple[Tensor, Tensor]]  # (algo, world, learner, obs, k) -> action and the chance it had
     estimate: Callable[..., Tensor]  # (algo, learner, log, k) -> belief (L, ...), which `choose` finds in learner.memory
     show: Callable[..., None]  # (algo, learner, pulls, k): set nets["pi"] to the policy of this window; pulls (L, E, N), float64
     shape: Shape = Shape()
 
     def run(self, world: World, lanes: Lanes, start: Learner | None = None) -> Iterator[Snapshot]:
-        """Yield a Snapshot after every `shape.rounds` rounds. Metrics, exact (of means, never of samples): reward, the mean of a
-        play in this window, and regret, what the best policy had earned more per play, summed over all rounds."""
+        """Yield a Snapshot after every `shape.rounds` rounds. Metrics, exact (of means, never of samples): return, what a play
+        of this window earned, and regret, what the best policy had earned more per play, summed over all rounds."""
         self.expect(world, lanes, start)
         k, arms = lanes.knobs(self.knobs), bandit(world)
         fresh = self.fresh(arms, lanes)
@@ -69,9 +69,9 @@ class BanditAlgorithm(Algorithm):
     def fresh(self, world: Bandit, lanes: Lanes) -> Learner:
         """A learner before its first round."""
         learner = Learner(lanes)
+        self.begin(self, world, learner)
         learner.memory["world"] = world.reset(learner.rand(self.shape.plays, world.reset_noise))
         learner.memory["regret"] = torch.zeros(len(lanes), dtype=torch.float64, device=lanes.device)
-        self.begin(self, world, learner)
         return learner
 
     @torch.no_grad()
@@ -86,7 +86,7 @@ class BanditAlgorithm(Algorithm):
             pulls, earned, missed = pulls + log.pulled, earned + gain, missed + best - gain
         learner.step += self.shape.rounds * self.shape.plays
         learner.memory["regret"] = learner.memory["regret"] + missed
-        return pulls, {"reward": earned / self.shape.rounds, "regret": learner.memory["regret"]}
+        return pulls, {"return": earned / self.shape.rounds, "regret": learner.memory["regret"]}
 
     def play(self, world: Bandit, learner: Learner, u: Tensor, k: SimpleNamespace) -> tuple[Log, Tensor, Tensor]:
         """One round with noise u (L, E, step_noise): its log, and per play what it earns and what the best policy would, (L,)."""
@@ -121,11 +121,11 @@ def adopt(learner: Learner, belief: Tensor) -> None:
 
 def count_from_nothing(algo: BanditAlgorithm, world: Bandit, learner: Learner) -> None:
     """No arm pulled yet, none believed to pay anything, all shown alike."""
-    if not isinstance(world.actions, Discrete):
-        raise LabError(f"{algo.paper.key} pulls one arm in a round; {world.key} takes several.")
-    zeros = torch.zeros_like(learner.memory["world"]["paid"], dtype=torch.float64)
-    learner.memory |= {"plays": zeros, "total": zeros, "belief": zeros}
-    learner.nets["pi"] = Table(len(zeros), (1, world.arms), learner.lanes.device)
+    if not isinstance(world.actions, Discrete) or world.obs_size > 1:
+        raise LabError(f"{algo.paper.key} pulls one arm in a round and sees no context; {world.key} is not of that kind.")
+    nothing = torch.zeros(len(learner.lanes), algo.shape.plays, world.arms, dtype=torch.float64, device=learner.lanes.device)
+    learner.memory |= {"plays": nothing, "total": nothing, "belief": nothing}
+    learner.nets["pi"] = Table(len(nothing), (1, world.arms), learner.lanes.device)
 
 
 # choose

@@ -32,15 +32,10 @@ def suspect_the_best(algo: BanditAlgorithm, world: Bandit, learner: Learner) -> 
     if not isinstance(world, Recovering):
         raise LabError(f"{world.key} has no arms that recover; take bandit.recovering.")
     learner.nets["pi"] = Table(len(learner.lanes), (1, world.arms), learner.lanes.device)
-    unseen = torch.zeros_like(learner.memory["world"]["curve"], dtype=torch.float64)
-    rested = torch.full_like(unseen[..., 0], world.rest, dtype=torch.int64)
+    shape = (len(learner.lanes), algo.shape.plays, world.arms, world.rest)
+    unseen = torch.zeros(shape, dtype=torch.float64, device=learner.lanes.device)
+    rested = torch.full(shape[:3], world.rest, device=learner.lanes.device)
     learner.memory |= {"belief": unseen + 1, "plays": unseen, "total": unseen, "idle": rested, "period": rested, "turn": rested, "round": 0}
-
-
-def know_the_curves(algo: BanditAlgorithm, world: Bandit, learner: Learner) -> None:
-    """For planning without learning: believe what is true."""
-    suspect_the_best(algo, world, learner)
-    learner.memory["belief"] = learner.memory["world"]["curve"].double()
 
 
 # choose
@@ -54,6 +49,12 @@ def in_rhythm(algo: BanditAlgorithm, world: Recovering, learner: Learner, obs: T
     due = (memory["period"] > NEVER) & (memory["round"] % memory["period"].clamp_min(1) == memory["turn"])
     memory["round"] += 1
     return due.float(), torch.ones_like(obs[..., 0])
+
+
+def knowing(algo: BanditAlgorithm, world: Recovering, learner: Learner, obs: Tensor, k: SimpleNamespace) -> tuple[Tensor, Tensor]:
+    """For planning without learning: believe what is true."""
+    learner.memory["belief"] = learner.memory["world"]["curve"].double()
+    return in_rhythm(algo, world, learner, obs, k)
 
 
 # estimate
@@ -178,13 +179,13 @@ def myopic(algo: BanditAlgorithm, world: Bandit, learner: Learner, obs: Tensor, 
 def late_share(algo: BanditAlgorithm, pulls: int, seeds: Sequence[int], a: int) -> Tensor:
     """The exact mean reward of 192 rounds, after as many, as a share of the concave bound, (S,)."""
     last = play(algo, Recovering(pulls), Lanes(tuple(seeds), {"a": (a,)}), 384, 2)[-1]
-    return last.metrics["reward"] / last.learner.memory["world"]["bound"][:, 0].double()
+    return last.metrics["return"] / last.learner.memory["world"]["bound"][:, 0].double()
 
 
 def check(seeds: Sequence[int] = range(40)) -> Verdict:
     """New arms per seed, twice as many as pulls, all curves known: exact long-run reward over the bound with 16 pulls, how much more
     that is than with 1, and by how much the plan beats taking what pays most now. a is the root of the pulls."""
-    planned = replace(purely_periodic, begin=know_the_curves, estimate=keep)
+    planned = replace(purely_periodic, choose=knowing, estimate=keep)
     one, many = (late_share(planned, pulls, seeds, round(math.sqrt(pulls))) for pulls in (1, 16))
     greedy = late_share(replace(planned, choose=myopic), 16, seeds, 4)
     return together(
