@@ -633,7 +633,8 @@ def _start(states: int, first: int = 0) -> Tensor:
     return one_hot(torch.tensor(first), states).double()
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def at_least(name: str, value: int, least: int) -> None:
+    """LabError where an option is too small."""
     if value < least:
         raise LabError(f"{name} is {value}; it must be at least {least}.")
 
@@ -644,7 +645,7 @@ def chain(n: int = 5, slip: float = 0.0, gamma: float = 0.99, horizon: int = 100
 
     With chance `slip` a step goes the other way. Without it V*(s) = gamma^(n - 1 - s).
     """
-    _at_least("n", n, 1)
+    at_least("n", n, 1)
     s = np.arange(n)
     moves = np.stack([np.maximum(s - 1, 0), np.minimum(s + 1, n - 1)], -1)
     follow = np.stack([moves, moves[:, ::-1]], -1)  # (S, A, B): as meant, or the other way
@@ -671,7 +672,7 @@ def riverswim(n: int = 6, gamma: float = 0.99, horizon: int = 20) -> FiniteWorld
 
 def river(n: int) -> tuple[np.ndarray, np.ndarray]:
     """RiverSwim's moves, (S, A, 3): next places (back, stay, forward) and their chances, with the current (0) and against it (1)."""
-    _at_least("n", n, 2)
+    at_least("n", n, 2)
     s = np.arange(n)
     follow = np.repeat(np.stack([np.maximum(s - 1, 0), s, np.minimum(s + 1, n - 1)], -1)[:, None], 2, 1)
     swim = np.array([[0.05, 0.6, 0.35]] * n)
@@ -700,8 +701,8 @@ def cliff(
     Sutton and Barto (2018), example 6.6; rewards and moves are those of Gymnasium's CliffWalking. `fatal`: a fall ends
     the episode. `slip`: chance of going to one side of the way meant.
     """
-    _at_least("height", height, 2)
-    _at_least("width", width, 3)
+    at_least("height", height, 2)
+    at_least("width", width, 3)
     start, goal = (height - 1) * width, height * width - 1
     follow, prob = _walk(height, width, ((-1, 0), (0, 1), (1, 0), (0, -1)), slip)
     fall = (follow > start) & (follow < goal)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.worlds.finite import MDP, FiniteWorld, Table, garnet_table, river
+from labkit.worlds.finite import MDP, FiniteWorld, Table, at_least, garnet_table, river
 from labkit.worlds.registry import register
 from labkit.worlds.world import State
 
@@ -102,7 +102,7 @@ def recurring(
 ) -> MovingWorld:  # fmt: skip
     """Random MDPs (see finite.garnet) that come back again and again, in the same order, each for `period` steps."""
     _life(life, modes, "modes")
-    _life(life, period, "period")
+    at_least("period", period, 1)
     seeds = _seeds(seed)
     schedule = [np.arange(life) // period % modes for _ in seeds]
     return _moving("finite.recurring", _garnets(seeds, modes, states, actions, branching), schedule, gamma, life, range(states))
