@@ -116,7 +116,7 @@ class TanhGaussian(Policy):
 # ---- bandits: from scores of actions to chances -----------------------------------------------------------------
 
 
-def _chosen(probs: Tensor) -> Categorical:
+def sharing(probs: Tensor) -> Categorical:
     """The distribution with these probabilities (..., A)."""
     return Categorical(probs.log().clamp_min(NEVER))
 
@@ -124,7 +124,7 @@ def _chosen(probs: Tensor) -> Categorical:
 def eps_greedy(scores: Tensor, eps: Tensor) -> Categorical:
     """The best action, equals sharing, and with chance eps (L, 1, 1) any of those on offer. scores (L, B, A)."""
     best, offered = ((x / x.sum(-1, keepdim=True)) for x in (scores == scores.amax(-1, keepdim=True), scores > SHUT / 2))
-    return _chosen((1 - eps) * best + eps * offered)
+    return sharing((1 - eps) * best + eps * offered)
 
 
 def inverse_gap(log_odds: Tensor, gamma: Tensor) -> Categorical:
@@ -137,7 +137,7 @@ def inverse_gap(log_odds: Tensor, gamma: Tensor) -> Categorical:
     gap = f.amax(-1, keepdim=True) - f
     others = offered * (1 - torch.nn.functional.one_hot(log_odds.argmax(-1), f.shape[-1]))
     p = others / (offered.sum(-1, keepdim=True) + gamma * gap)
-    return _chosen(torch.where(others > 0, p, offered * (1 - p.sum(-1, keepdim=True))))
+    return sharing(torch.where(others > 0, p, offered * (1 - p.sum(-1, keepdim=True))))
 
 
 def thompson(beliefs: Tensor, free: Tensor) -> Categorical:
@@ -151,7 +151,7 @@ def thompson(beliefs: Tensor, free: Tensor) -> Categorical:
     draw = mean[..., None] + deviation[..., None] * _NODES.to(mean)  # (L, B, A, nodes)
     below = torch.special.ndtr((draw[..., None] - mean[..., None, None, :]) / deviation[..., None, None, :])
     own = torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device)[:, None]
-    return _chosen((torch.where(own, 1.0, below).prod(-1) * _MASS.to(mean)).sum(-1))
+    return sharing((torch.where(own, 1.0, below).prod(-1) * _MASS.to(mean)).sum(-1))
 
 
 HEADS: dict[str, Callable[[Tensor, Tensor], Policy]] = {  # from a network's outputs and its free parameters
