@@ -5,10 +5,11 @@ from labkit.studio.figures.frame import alt, animate, figure, show
 from labkit.studio.figures.grid import Floor, difference_map, floor, flux, grid_arrows, watch
 from labkit.studio.figures.maps import js_distances, policy_map, scale
 from labkit.studio.figures.performative import orbit, performative_loop, settled, watch_flow
+from labkit.studio.figures.recovering import harvest, recovering_arms
 from labkit.studio.figures.simplex import ball, place, simplex_path
 
 __all__ = [
-    "Floor", "alt", "animate", "ball", "difference_map", "drift_over_time", "figure", "floor", "flux", "forest", "frontier", "grid_arrows",
-    "js_distances", "learning_curve", "orbit", "performative_loop", "place", "policy_map", "ratio_histogram", "replications", "scale",
-    "settled", "show", "simplex_path", "watch", "watch_flow",
+    "Floor", "alt", "animate", "ball", "difference_map", "drift_over_time", "figure", "floor", "flux", "forest", "frontier",
+    "grid_arrows", "harvest", "js_distances", "learning_curve", "orbit", "performative_loop", "place", "policy_map", "ratio_histogram",
+    "recovering_arms", "replications", "scale", "settled", "show", "simplex_path", "watch", "watch_flow",
 ]  # fmt: skip
