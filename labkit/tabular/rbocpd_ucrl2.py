@@ -68,12 +68,12 @@ def check(seeds: Sequence[int] = range(20), steps: int = 20_000) -> Verdict:
     the next restart, or to the second turn where there is none; it is 0 where all take equally long."""
     world = reversing(seed=[*seeds] * len(SHIFTS), shift=[x for x in SHIFTS for _ in seeds], life=steps)
     lanes = Lanes(tuple(seeds), {"h": (rbocpd_ucrl2.knobs["h"].default,) * len(SHIFTS)})
-    often = replace(rbocpd_ucrl2, shape=Shape(stride=10))
-    curves = [s.metrics for s in islice(often.run(world, lanes), steps // 10)]
+    often = replace(rbocpd_ucrl2, shape=Shape(stride=20))
+    curves = [s.metrics for s in islice(often.run(world, lanes), steps // 20)]
     restarts, regret = (torch.stack([m[name] for m in curves]) for name in ("restarts", "regret"))
     plain = after(ucrl2, reversing(seed=seeds, life=steps), Lanes(tuple(seeds)), steps).memory["totals"]["regret"]
     false = (restarts[-1, : len(seeds)] > 0).double().mean().item()
-    delays = delay(restarts, world.schedule, 10).view(len(SHIFTS), -1)[1:]
+    delays = delay(restarts, world.schedule, 20).view(len(SHIFTS), -1)[1:]
     return together(
         above(plain - regret[-1, -len(seeds) :], 0, "regret of ucrl2 less that with restarts"),
         exactly(false < 0.05, false, "share of lanes with a restart where nothing changes is below 0.05"),
