@@ -38,17 +38,12 @@ def test_worlds_change_at_their_rate_to_any_other():
 
 
 def test_rewards_are_those_of_the_mode_that_holds():
-    world, lanes = switching(modes=3, rate=0.0, seed=(4,)), Lanes((4,), {"p": (0.01,)})
-    paid, before = 0.0, None
-    for s in run(world, lanes):
-        now = s.learner.memory
-        if before is not None:
-            pair = (now["n"] - before["n"]).bool()
-            paid += world.in_mode(now["mode"]).r[pair].item()
-            assert abs(s.metrics["reward"].item() - first - paid) < 1e-9
-        else:
-            first = s.metrics["reward"].item()
-        before = now
+    world = switching(modes=3, rate=0.0, seed=(4,))
+    learners = [s.learner.memory for s in run(world, Lanes((4,), {"p": (0.01,)}))]
+    for before, now in itertools.pairwise(learners):
+        paid = now["totals"]["reward"] - before["totals"]["reward"]
+        torch.testing.assert_close(paid, world.in_mode(now["mode"]).r[now["n"] > before["n"]], rtol=0, atol=1e-9)
+    assert len({m["mode"].item() for m in learners}) > 1
 
 
 def test_moves_are_counted_and_a_step_of_nothing_makes_none():
