@@ -25,7 +25,7 @@ def test_each_moment_shows_the_bars_the_pulls_and_the_mean_so_far():
     assert bars.marker.color[1] != bars.marker.color[0] and list(fig.frames[1].data[5].y) == [0, 1]
     rows = [trace for trace in fig.data if trace.type == "heatmap"]
     assert rows[0].z == pytest.approx(torch.tensor([[0.9, 0.0, 0.5], [0.0, 0.6, 0.0]]).numpy())
-    assert (rows[0].xaxis, rows[1].xaxis, bars.xaxis) == ("x2", "x4", "x1")
+    assert (rows[0].xaxis, rows[1].xaxis, bars.xaxis) == ("x2", "x4", "x")
     still = [trace for trace in fig.data[:4] if trace.type == "scatter"]
     assert list(still[0].x) == pytest.approx([0.9, 0.6])
 
