@@ -6,6 +6,7 @@ task begins, not which; without a store it begins anew.
 """
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import torch
@@ -15,7 +16,6 @@ from labkit.errors import LabError
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
 from labkit.paper import Paper
-from labkit.tabular.checks import improvements
 from labkit.tabular.family import Tabular, softened
 from labkit.tabular.q_learning import learn, q_learning
 from labkit.tabular.sampling import BLOCK, Step, clock, follow
@@ -163,22 +163,23 @@ def readouts(change: str, seeds: Sequence[int], period: int) -> dict[str, Tensor
     """
     lanes, each = Lanes(tuple(seeds), {"store": tuple(range(len(STORES)))}), period // crl_survey.shape.stride
     world = rooms(change, period=period, seed=[*seeds] * len(STORES))
-    run = improvements(crl_survey, world, lanes, world.modes * each)
+    scores: list[Tensor] = []
 
     def score(learner: Learner, task: int) -> Tensor:
         here = world.in_mode(torch.full((len(lanes),), task))
         return expected_return(here, learner.memory["log_pi"].exp()).view(len(STORES), -1)
 
-    area = torch.stack([score(run[i], i // each) for i in range(each, len(run))]).mean(0)
-    ends, last = (
-        torch.stack([score(learner, task) for task, learner in enumerate(of)]) for of in (run[each - 1 :: each], run[-1:] * world.modes)
-    )
+    for i, snapshot in enumerate(islice(crl_survey.run(world, lanes), world.modes * each)):  # one learner at a time: their pasts are long
+        learner = snapshot.learner
+        scores.append(score(learner, i // each))
+    area, ends = torch.stack(scores[each:]).mean(0), torch.stack(scores[each - 1 :: each])
+    last = torch.stack([score(learner, task) for task in range(world.modes)])
     return {
         "transfer": area - area[0],
         "average": last.mean(0),
         "forgetting": (ends - last)[:-1].mean(0),
         "plasticity": ends[1:].mean(0),
-        "bytes": stored(run[-1], lanes.knobs(crl_survey.knobs)).double().view(len(STORES), -1),
+        "bytes": stored(learner, lanes.knobs(crl_survey.knobs)).double().view(len(STORES), -1),
     }
 
 

@@ -1,6 +1,6 @@
 """crl_survey: each store by hand, a learner without any against a fresh one, and what the readouts and the check say."""
+import itertools
 from dataclasses import replace
-from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -23,7 +23,7 @@ def run(stores, steps, seeds=(0, 1), change="reward", start=None, stride=100, **
     lanes = Lanes(tuple(seeds), {"store": tuple(STORES.index(s) for s in stores)} | grid)
     world = rooms(change, period=PERIOD, seed=[*seeds] * len(lanes.points))
     method = replace(crl_survey, shape=replace(crl_survey.shape, stride=stride))
-    return [s.learner for s in islice(method.run(world, lanes, start), steps // stride)], world
+    return [s.learner for s in itertools.islice(method.run(world, lanes, start), steps // stride)], world
 
 
 def knobs(learner):
@@ -170,14 +170,15 @@ def test_readouts_by_hand(monkeypatch):
         def in_mode(self, task):
             return SimpleNamespace(r=task[:, None, None].double())
 
-    def run(method, world, lanes, count):
+    def run(world, lanes):
         made = {"q": torch.zeros(10, 5, 2), "led": torch.ones(10, 5, 2, 5)}
-        logs = [torch.full((10, 1, 1), float(n)).log() for n in range(1, count + 1)]
-        return [SimpleNamespace(step=100 * n, memory=made | {"log_pi": log}) for n, log in enumerate(logs, 1)]
+        for n in itertools.count(1):
+            learner = SimpleNamespace(step=100 * n, memory=made | {"log_pi": torch.full((10, 1, 1), float(n)).log()})
+            yield SimpleNamespace(learner=learner)
 
     monkeypatch.setattr(module, "expected_return", told)
     monkeypatch.setattr(module, "rooms", lambda *args, **options: World())
-    monkeypatch.setattr(module, "improvements", run)
+    monkeypatch.setattr(module, "crl_survey", SimpleNamespace(run=run, shape=crl_survey.shape, knobs=crl_survey.knobs))
     found = readouts("reward", (0, 1), 200)  # two moments in each of four tasks
     assert found["transfer"][:, 0].tolist() == [0, 0, 0, 1, 0]
     assert found["average"][:, 1].tolist() == [15 + 8] * 3 + [15 + 9] + [15 + 8]

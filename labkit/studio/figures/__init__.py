@@ -4,12 +4,15 @@ from labkit.studio.figures.forest import forest, replications
 from labkit.studio.figures.frame import alt, animate, figure, show
 from labkit.studio.figures.grid import Floor, difference_map, floor, flux, grid_arrows, watch
 from labkit.studio.figures.maps import js_distances, policy_map, scale
+from labkit.studio.figures.moving import detector, mark_events, small_world, watch_moving, with_distance
 from labkit.studio.figures.performative import orbit, performative_loop, settled, watch_flow
+from labkit.studio.figures.petals import petals
 from labkit.studio.figures.recovering import harvest, recovering_arms
 from labkit.studio.figures.simplex import ball, place, simplex_path
 
 __all__ = [
-    "Floor", "alt", "animate", "ball", "difference_map", "drift_over_time", "figure", "floor", "flux", "forest", "frontier",
-    "grid_arrows", "harvest", "js_distances", "learning_curve", "orbit", "performative_loop", "place", "policy_map", "ratio_histogram",
-    "recovering_arms", "replications", "scale", "settled", "show", "simplex_path", "watch", "watch_flow",
+    "Floor", "alt", "animate", "ball", "detector", "difference_map", "drift_over_time", "figure", "floor", "flux", "forest", "frontier",
+    "grid_arrows", "harvest", "js_distances", "learning_curve", "mark_events", "orbit", "performative_loop", "petals", "place",
+    "policy_map", "ratio_histogram", "recovering_arms", "replications", "scale", "settled", "show", "simplex_path", "small_world",
+    "watch", "watch_flow", "watch_moving", "with_distance",
 ]  # fmt: skip
