@@ -18,7 +18,7 @@ from labkit.worlds.bandit import Bandit
 from labkit.worlds.contextual import Contextual, every
 from labkit.worlds.payments import payments
 
-RIDGE, NEWTON = 1.0, 12  # weight of the squares of the model's weights; steps of its fit
+RIDGE, NEWTON = 1.0, 8  # weight of the squares of the model's weights; steps of its fit
 REMEMBER, LATE = 10, 3  # generations of logs that a lane may use, and that feedback may be late
 
 
