@@ -77,7 +77,7 @@ def test_the_policy_is_the_play_shares_of_its_window():
     recent = (last.learner.memory["plays"] - first.learner.memory["plays"])[:, 0]
     probs = last.learner.policy(torch.ones(1, 1)).probs[:, 0].double()
     torch.testing.assert_close(probs, (recent + 1) / 60, rtol=1e-5, atol=1e-7)
-    meter = DriftMeter(States(torch.ones(1, 1)), "kl", "start")
+    meter = DriftMeter(States(torch.ones(1, 1), torch.ones(1)), "kl", "start")
     assert (meter(first).value == 0).all() and (meter(last).value > 0).all()
 
 
