@@ -1,4 +1,4 @@
-"""Exercises of chapter 02: the score, reward-to-go, leave-one-out, GAE, the natural direction."""
+"""Exercises of chapter 02: the score, reward-to-go, leave-one-out, GAE, the natural direction, what a path is worth."""
 import torch
 from torch.nn.functional import one_hot
 
@@ -146,6 +146,35 @@ def check_natural_direction(answer):
     close((fisher @ step.float().flatten()).view_as(q), plain, advice)
 
 
+# 02.6
+
+
+def exit_weights(reward, done):
+    """The weight of each step's score: what its episode paid in all, for the steps of the first episode, else 0; (T,) both -> (T,)."""
+    ...
+
+
+def exit_weights_solution(reward, done):
+    running = torch.cat([torch.ones(1), (~done).float().cumprod(0)[:-1]])
+    return running * (running * reward).sum()
+
+
+def weighs_by_what_is_to_come(reward, done):
+    return to_go_solution(exit_weights_solution(reward, done).sign() * reward, 1.0)
+
+
+def check_exit_weights(answer):
+    reward, done = torch.tensor([1.0, 0.0, 2.0, 5.0]), torch.tensor([False, False, True, False])
+    weight = answer(reward, done)
+    assert weight is not None, "the function returns nothing yet."
+    assert torch.as_tensor(weight).shape == (4,), "each step has a weight of its own: return (T,) numbers."
+    assert float(weight[3]) == 0, "the fourth step belongs to the next episode: it counts for nothing."
+    assert float(weight[0]) != 8, "the 5 was paid in the next episode; what is paid after the exit is not this path's."
+    assert float(weight[2]) != 0, "the step at which the episode ends was still taken in it."
+    close(weight, torch.tensor([3.0, 3.0, 3.0, 0.0]), "each running step is weighted by all that the path paid, 1 + 2.")
+    close(answer(reward, done & False), torch.full((4,), 8.0), "without an exit the whole row is one episode.")
+
+
 EXERCISES = [
     Exercise(
         key="02.1",
@@ -217,6 +246,23 @@ EXERCISES = [
         hints=(
             "The Fisher matrix of one state is visits * (diag(pi) - pi pi^T).",
             "Apply it to the vector of advantages and see what comes out.",
+        ),
+    ),
+    Exercise(
+        key="02.6",
+        prompt="Write exit_weights(reward, done), what multiplies each step's score when a path is paid at its exit.",
+        check=check_exit_weights,
+        stub=exit_weights,
+        solution=exit_weights_solution,
+        wrong={
+            "runs on into the next episode": lambda reward, done: reward.sum().expand(len(reward)),
+            "leaves out the last step": lambda reward, done: (~done).float().cumprod(0) * exit_weights_solution(reward, done),
+            "gives each step what is still to come": weighs_by_what_is_to_come,
+            "weighs later steps too": lambda reward, done: exit_weights_solution(reward, done)[0].expand(len(reward)),
+        },
+        hints=(
+            "A step is running if no step before it was done; a cumulative product of ~done, shifted by one, says so.",
+            "Add the rewards of the running steps, and give that sum to each of them.",
         ),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Recordings of chapter 02: REINFORCE and A2C on CartPole, four step sizes of ten seeds each."""
+"""Recordings of chapter 02: REINFORCE and A2C on CartPole, four step sizes of ten seeds each; five recipes on a random MDP."""
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,9 +9,13 @@ from labkit import worlds
 from labkit.course.recordings import Recording
 from labkit.lanes import Lanes
 from labkit.meter import DriftMeter, States, evaluate, probe
-from labkit.on_policy.family import a2c, reinforce
+from labkit.occupancy import exact_states
+from labkit.on_policy.checks import chances
+from labkit.on_policy.family import Shape, a2c, reinforce
+from labkit.on_policy.pg_guide import pg_guide
 from labkit.policy import Categorical
 from labkit.record import record
+from labkit.worlds.finite import expected_return
 
 HORIZON = 100
 cartpole = worlds.make("control.cartpole")
@@ -48,3 +52,16 @@ def reinforce_run() -> Recording:
 def a2c_run() -> Recording:
     """Thirty-two steps of sixteen environments an update."""
     return watched(replace(a2c, shape=replace(a2c.shape, envs=16, steps=32, width=32)), every=3)
+
+
+def guide_run() -> Recording:
+    """Five recipes with 1, 4 and 16 passes on one random MDP: the exact return, and the exact KL of each update."""
+    options = {"gamma": 0.9, "horizon": 30}
+    world, method = worlds.make("finite.garnet", **options), replace(pg_guide, shape=Shape(envs=8, width=32))
+    everywhere = torch.eye(world.obs_size)
+    meters = {
+        "exact return": lambda snapshot: SimpleNamespace(value=expected_return(world.mdp, chances(snapshot.learner, everywhere))),
+        "step": DriftMeter(exact_states(world.mdp), reference="previous"),
+    }
+    grid = {"gamma": (0.9,), "lr": (0.01,), "epochs": (1, 4, 16), "recipe": (0, 1, 2, 3, 4)}
+    return Recording(record(method, world, Lanes(range(10), grid), steps=9_600, meters=meters), method, options)

@@ -1,4 +1,4 @@
-"""Recordings of chapter 03: the methods that it sets side by side, ten seeds each on a small FourRooms."""
+"""Recordings of chapter 03: the methods that it sets side by side, ten seeds each on a small FourRooms; and drift functions that grow."""
 from dataclasses import replace
 from itertools import islice
 
@@ -11,11 +11,14 @@ from labkit.lanes import Lanes
 from labkit.meter import DriftMeter
 from labkit.occupancy import exact_states
 from labkit.on_policy.discovered_po import discovered_po
+from labkit.on_policy.evolution import evolve
 from labkit.on_policy.family import Shape, importance, log_ratio, ppo
 from labkit.on_policy.fixpo import fixpo
 from labkit.on_policy.props import props
+from labkit.on_policy.ta_lpo import GENERATIONS, ta_lpo
 from labkit.on_policy.trpo import trpo
-from labkit.record import Recorder
+from labkit.on_policy.vmpo import vmpo
+from labkit.record import Record, Recorder
 from labkit.studio.figures.grid import watch
 from labkit.worlds.grid import enumerate_states, exact_return
 
@@ -84,3 +87,23 @@ def discovered_po_arm() -> Recording:
 def props_arm() -> Recording:
     """A behaviour policy that leans against sampling error; this batch and the last."""
     return arm(props, {})
+
+
+def vmpo_arm() -> Recording:
+    """The better half imitated, steps of mean KL 0.05."""
+    return arm(vmpo, {"eps_a": (0.05,)})
+
+
+def ta_lpo_arm() -> Recording:
+    """The drift function that was grown with the clock, its time measured out for this training."""
+    return arm(ta_lpo, {"N": (UPDATES,)})
+
+
+def grown() -> Recording:
+    """Drift functions of ten meta-seeds, without the clock and with it: fitness, and the weights after every sixth generation."""
+    lanes, every = Lanes(SEEDS, {"clock": (0.0, 1.0)}), 6
+    rows = list(islice(evolve(lanes), GENERATIONS))[every - 1 :: every]
+    weights, fitness = (torch.stack(x) for x in zip(*rows, strict=True))
+    steps = every * torch.arange(1, len(rows) + 1)
+    record = Record("ta_lpo", "finite.garnet", lanes, steps, {"fitness": fitness.mean(-1)}, {"weights": weights})
+    return Recording(record, ta_lpo, {"gamma": 0.9})
