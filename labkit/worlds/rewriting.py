@@ -119,7 +119,7 @@ def _attend(scores: np.ndarray, values: np.ndarray) -> np.ndarray:
 def score(answer: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """0.6 if all letters are right + 0.3 share of letters in place + 0.1 unigram precision, (B,), of answers (B, 3).
 
-    The weights of the paper's judge, fuzzy match and BLEU-1 (Cho et al. 2025, equation 3).
+    The weights are those of judge, fuzzy match and BLEU-1 in QueryBandits (Cho et al. 2026).
     """
     same = answer == truth
     count = (np.stack([(x[..., None] == np.arange(LETTERS)).sum(-2) for x in (answer, truth)])).min(0).sum(-1)
