@@ -1,149 +1,64 @@
 """The Drift Explorer: choose a world, a method and its knobs; train live; scrub through time; compare; share a link."""
-import html
-import io
-import tempfile
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import panel as pn
 import param
 import plotly.graph_objects as go
-import plotly.io
 
-from labkit import store, worlds
+from labkit import worlds
 from labkit.divergence import DIVERGENCES
 from labkit.errors import LabError
-from labkit.knobs import read_knobs, write_knobs
-from labkit.lanes import Knob
-from labkit.paper import discover
-from labkit.studio import figures, study
-from labkit.studio.gallery import Gallery, View
-from labkit.studio.limits import Limits
+from labkit.knobs import read_knobs
+from labkit.studio import study
+from labkit.studio.gallery import View
 from labkit.studio.live import Training
-from labkit.studio.pages import BARE, FIELD, INPUT, TEXT, WIDE, box, prose
+from labkit.studio.pages import BARE, box, prose
+from labkit.studio.session import Session, Whole
 from labkit.studio.study import Settings
-from labkit.studio.worker import LIMITS, LINE, WorkerRun
+from labkit.studio.worker import WorkerRun
 
-RATE = 8  # looks at the run a second
+NEW = "Choose what to train, then press Train. Equal settings give equal runs, seed by seed."
 KEEP = 8  # runs that a session keeps
-CAMERA = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "drift"},
-          "modeBarButtonsToRemove": ["lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]}  # fmt: skip
 LINK = ["world", "layout", "algorithm", "knobs", "seeds", "updates", "setting", "seed", "moment",
         "reference", "divergence", "states", "versus"]  # fmt: skip
 
-NEW = "Choose what to train, then press Train. Equal settings give equal runs, seed by seed."
 LAYOUTS = {"another one every episode": -1} | {f"fixed, number {i}": i for i in range(10)}
 TITLES = {"return": "Return", "drift": "Drift", "floor": "Where the policy goes", "floor B": "Where the policy of B goes",
           "frontier": "What the return costs in drift"}  # fmt: skip
 REFERENCES = {"the start": "start", "the policy before": "previous", "the end": "end"}
 
-DRAWERS = ThreadPoolExecutor(1, "drawing")
 
-pn.extension("plotly", notifications=False)
+class Explorer(Session):
+    """The session of a visitor of the Drift Explorer. `runs` are by str(Settings), the latest last; `versus` is such a text."""
 
-
-# ---- the page ----------------------------------------------------------------------------------------------------
-
-
-class Whole(param.Integer):
-    """A whole number; -1, none in particular, is 'none' in a link, where it would come back as -1.0."""
-
-    @classmethod
-    def serialize(cls, value: int) -> str:
-        return "none" if value == -1 else str(value)
-
-    @classmethod
-    def deserialize(cls, value: Any) -> int:
-        return -1 if value == "none" else int(value)
-
-
-class Explorer(pn.viewable.Viewer):
-    """One visitor's session. What LINK names is all that a link carries; runs live in other processes and are looked at from here.
-
-    limits, spend: what each run may use, and whom it tells what it has used, as WorkerRun has them.
-    """
+    link, titles, new = LINK, TITLES, NEW
 
     world = param.String("control.cartpole")
     layout = Whole(0)
     algorithm = param.String("ppo")
-    knobs = param.String("")
-    seeds = Whole(5)
-    updates = Whole(60)
-    setting = Whole(-1, doc="which setting is looked at; -1: all")
-    seed = Whole(-1, doc="whose picture is drawn; -1: all seeds together")
-    moment = Whole(-1, doc="where the scrubber stands; -1: at the latest moment")
     reference = param.String("start")
     divergence = param.String("kl")
     states = param.String("")
-    versus = param.String("", doc="the run to compare with, as str(Settings)")
-
-    def __init__(self, limits: Limits = LIMITS, spend: Callable[[int], None] = lambda steps: None, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.limits, self.spend, self.touched = limits, spend, time.monotonic()
-        self.runs: dict[str, Training] = {}  # by str(Settings), the latest last
-        self.shown: Training | None = None
-        self.gallery = Gallery()
-        self.drawn: tuple = ()
-        self.reported: tuple = ()
-        self.rested = 0.0  # when a picture that only grew may be drawn again
-        self.put = 0  # where `_place` has put the slider
-        self.drawing: Future[tuple[dict[str, go.Figure], float]] | None = None
-        self.said = (NEW, False)
-        self._build_controls()
-        self._build_view()
-        self.param.watch(self._guard(self._changed), LINK)
-        self._guard(self._changed)()
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
-    def _select(self, name: str, label: str, options: Any, **more: Any) -> pn.widgets.Select:
-        """A menu joined to a parameter."""
-        value = getattr(self, name)
-        choices = options if value in (options.values() if isinstance(options, dict) else options) else [value, *options]
-        menu = pn.widgets.Select(name=label, options=choices, value=value, **FIELD, **more)
-        menu.link(self, value=name, bidirectional=True)
-        return menu
-
-    def _button(self, name: str, act: Callable[[], None], **more: Any) -> pn.widgets.Button:
-        button = pn.widgets.Button(name=name, **FIELD, **more)
-        button.on_click(lambda event: self._guard(act)())
-        return button
-
-    def _number(self, name: str, label: str, start: int, end: int) -> pn.widgets.IntInput:
-        field = pn.widgets.IntInput(name=label, value=getattr(self, name), start=start, end=end, **FIELD)
-        field.link(self, value=name, bidirectional=True)
-        return field
-
     def _build_controls(self) -> None:
+        self._knob_tables()
         self.menus = {
             "world": self._select("world", "World", worlds.names()),
             "layout": self._select("layout", "Layout of the grid", LAYOUTS),
             "algorithm": self._select("algorithm", "Method", [self.algorithm]),
         }
-        self.card = prose()
-        self.knob_box = pn.Column(**BARE)
-        self.status = prose()
-        self.buttons = {
-            "train": self._button("Train", self.train, button_type="primary"),
-            "pause": self._button("Pause", self.pause),
-            "step": self._button("Step", self.step),
-            "stop": self._button("Stop", self.stop),
-        }
-        numbers = pn.Row(self._number("seeds", "Seeds", 1, 64), self._number("updates", "Updates", 1, 2000), **BARE)
-        train, *rest = self.buttons.values()
         self.controls = pn.Column(
             prose("<h3>World</h3>"), self.menus["world"], self.menus["layout"],
-            prose("<h3>Method</h3>"), self.menus["algorithm"], self.card,
-            prose("<h3>Run</h3>"), numbers, train, pn.Row(*rest, **BARE), self.status,
-            prose("<h3>Knobs</h3><p class=soft>Several values, such as 0.1, 0.2, are trained side by side.</p>"), self.knob_box,
+            prose("<h3>Method</h3>"), self.menus["algorithm"], self.lessons["knobs"], *self._run_controls(),
+            prose("<h3>Knobs</h3><p class=soft>Several values, such as 0.1, 0.2, are trained side by side.</p>"), self.knob_boxes["knobs"],
             **BARE,
         )  # fmt: skip
 
     def _build_view(self) -> None:
+        self._panes(dict.fromkeys(TITLES, 330))
         self.menus |= {
             "setting": self._select("setting", "Setting", {"all": -1}),
             "seed": self._select("seed", "Picture of", {"all seeds": -1}),
@@ -152,41 +67,16 @@ class Explorer(pn.viewable.Viewer):
             "states": self._select("states", "over", [self.states]),
             "versus": self._select("versus", "Compare with", {"nothing": ""}),
         }
-        self.slider = pn.widgets.IntSlider(name="Moment", start=0, end=1, disabled=True, show_value=False, **FIELD)
-        self.slider.param.watch(lambda event: self._scrub(event.new), "value")
-        self.when = pn.pane.HTML("", stylesheets=[TEXT], width=140, margin=(20, 0, 0, 12))
-        floors, curves = {"align": "center", "margin": 0}, BARE | {"height": 330}
-        self.panes = {name: pn.pane.Plotly(None, config=CAMERA, **(floors if "floor" in name else curves)) for name in TITLES}
-        self.notes = {name: prose() for name in self.panes}
         again = self.again = self._button("Run it again", self.train_versus, visible=False)
-        save = pn.widgets.FileDownload(label="Download the run", filename="run.zip", callback=self._guard(self.zipped), **FIELD)
-        draw = pn.widgets.FileDownload(label="Download the pictures", filename="drift.html", **FIELD)
-        draw.callback = self._guard(self.pictures_page)
-        self.cards = {name: self._card(name, title) for name, title in TITLES.items()}
         menus = [self.menus[name] for name in ("reference", "divergence", "states", "setting", "seed", "versus")]
         self.view = pn.Column(
             box(pn.Row(self.slider, self.when, **BARE), pn.Row(*menus, again, **BARE)),
             pn.Row(self.cards["return"], self.cards["drift"], **BARE),
             pn.Row(self.cards["floor"], self.cards["floor B"], **BARE),
             self.cards["frontier"],
-            pn.Row(save, draw, **WIDE, margin=(0, 10, 0, 0)),
+            self._downloads(),
             **BARE,
-        )
-
-    def _card(self, name: str, title: str) -> pn.Column:
-        return box(prose(f"<h2>{title}</h2>"), self.panes[name], self.notes[name])
-
-    def _knob_row(self, name: str, knob: Knob) -> pn.Column:
-        """A slider that moves the last value, and a field that holds them all."""
-        values = read_knobs(self.knobs).get(name, (knob.default,))
-        places = sorted({*study.notches(knob), values[-1]})
-        slider = pn.widgets.DiscreteSlider(name=name, options={f"{v:g}": v for v in places}, value=values[-1], **FIELD)
-        said = ", ".join(f"{v:g}" for v in values)
-        field = pn.widgets.TextInput(name="values", value=said, width=104, stylesheets=[INPUT], margin=(2, 6, 6, 6))
-        field.param.watch(self._guard(lambda event: self._turn(name, event.new)), "value")
-        slider.param.watch(lambda event: self._slide(field, event.new), "value")
-        row = pn.Row(slider, field, **BARE)
-        return pn.Column(row, prose(f"<p class=soft>{html.escape(knob.doc)}</p>"), **WIDE, margin=(0, 0, 10, 0))
+        )  # fmt: skip
 
     # ---- settings ------------------------------------------------------------------------------------------------
 
@@ -202,30 +92,14 @@ class Explorer(pn.viewable.Viewer):
             return self.runs.get(str(self.settings))
         return None
 
-    @staticmethod
-    def _slide(field: pn.widgets.TextInput, value: float) -> None:
-        """A knob's slider was moved: it sets the last of its values."""
-        field.value = ", ".join([*str(field.value).split(", ")[:-1], f"{value:g}"])
-
-    def _turn(self, name: str, text: str) -> None:
-        """A knob's field was edited."""
-        values = read_knobs(f"{name}={text.replace(' ', '').strip(',')}")
-        default = (discover()[self.algorithm].knobs[name].default,)
-        others = {k: v for k, v in read_knobs(self.knobs).items() if k != name}
-        self.own_edit = True
-        self.knobs = write_knobs(others | ({} if values[name] == default else values))
-        self.own_edit = False
-
-    own_edit = False
-
     def _changed(self, *events: Any) -> None:
         """Settings changed, here or in the link: bring menus and knobs in step, and show the run if there is one."""
         changed = {event.name for event in events} or set(LINK)
         self.menus["layout"].visible = self.world.startswith("grid.")
         if changed & {"world", "layout"}:
             self._fit()
-        if changed & {"world", "layout", "algorithm"} or ("knobs" in changed and not self.own_edit):
-            self._lay_out_knobs()
+        if changed & {"world", "layout", "algorithm"} or ("knobs" in changed and not self.edited):
+            self._lay_out_knobs("knobs")
         self.shown = self.runs.get(str(self.settings), self.shown)
         self._list_runs()
         self.said = (NEW, False)
@@ -237,32 +111,10 @@ class Explorer(pn.viewable.Viewer):
         self.algorithm = self.algorithm if self.algorithm in fitting else "ppo" if "ppo" in fitting else fitting[0]
         self.states = self.states if self.states in states else states[0]
 
-    def _lay_out_knobs(self) -> None:
-        methods = discover()
-        if self.algorithm not in methods:
-            raise LabError(f"There is no method {self.algorithm!r}; choose one of {', '.join(methods)}.")
-        method = methods[self.algorithm]
-        unknown = read_knobs(self.knobs).keys() - method.knobs.keys()
-        if unknown:
-            self.knobs = write_knobs({k: v for k, v in read_knobs(self.knobs).items() if k not in unknown})
-        self.card.object = f"<p class=soft>{html.escape(method.paper.lesson)}</p>"
-        self.knob_box[:] = [self._knob_row(name, knob) for name, knob in reversed(method.knobs.items())]
-
     def _list_runs(self) -> None:
         """Bring the menus of settings, seeds and runs in step with the run that is shown."""
-        lanes = self.shown.lanes if self.shown else None
-        names = [", ".join(f"{k}={v:g}" for k, v in point.items()) for point in lanes.points] if lanes else []
-        self._offer("setting", {"all": -1} | {name: i for i, name in enumerate(names) if name})
-        self._offer("seed", {"all seeds": -1} | {f"seed {s}": i for i, s in enumerate(lanes.seeds if lanes else ())})
+        self._list_lanes()
         self._offer("versus", {"nothing": ""} | {text: text for text in reversed(self.runs)})
-
-    def _offer(self, name: str, options: dict[str, Any]) -> None:
-        """Set a menu's options; what a link asks for stays, though it is not there yet."""
-        value = getattr(self, name)
-        if value not in options.values():
-            options = options | {f"{value}" if name == "versus" else f"number {value}": value}
-        if self.menus[name].options != options:
-            self.menus[name].param.update(options=options, value=value)
 
     # ---- training ------------------------------------------------------------------------------------------------
 
@@ -289,11 +141,6 @@ class Explorer(pn.viewable.Viewer):
             self.runs.pop(text).stop()
         return run
 
-    def pause(self) -> None:
-        """Pause the shown run, or let it go on."""
-        if self.shown:
-            (self.shown.pause if self.shown.state == "running" else self.shown.resume)()
-
     def step(self) -> None:
         """Exactly one update."""
         if self.shown is None or self.current is None or self.shown.over:
@@ -302,20 +149,10 @@ class Explorer(pn.viewable.Viewer):
         self.moment = -1
         self.shown.step()
 
-    def stop(self) -> None:
-        """End the shown run."""
-        if self.shown:
-            self.shown.stop()
-
     def train_versus(self) -> None:
         """Run again what the link compares with."""
         self._begin(Settings.read(self.versus)).start()
         self._list_runs()
-
-    def close(self) -> None:
-        """End all runs of the session."""
-        for run in self.runs.values():
-            run.stop()
 
     # ---- looking -------------------------------------------------------------------------------------------------
 
@@ -332,135 +169,11 @@ class Explorer(pn.viewable.Viewer):
         other = (Settings.read(self.versus), self.runs[self.versus]) if self.versus in self.runs else None
         return self.gallery.pictures((Settings.read(text), self.shown), self.view_now, other)
 
-    def zipped(self) -> io.BytesIO:
-        """The shown run in a zip, which `labkit runs import` takes."""
-        if self.shown is None:
-            raise LabError("There is nothing to download yet; press Train first.")
-        data = io.BytesIO()
-        with tempfile.TemporaryDirectory() as folder:
-            store.pack(store.Run(store.save(self.shown.record(), Path(folder) / "run")), data)
-        data.seek(0)
-        return data
-
-    def pictures_page(self) -> io.StringIO:
-        """The pictures as one page that needs nothing else."""
-        parts = [
-            plotly.io.to_html(fig, include_plotlyjs=i == 0, full_html=False, config=CAMERA) + f"<p>{html.escape(figures.alt(fig))}</p>"
-            for i, fig in enumerate(self.pictures().values())
-        ]
-        look = "body { font: 15px/1.5 system-ui, sans-serif; max-width: 900px; margin: 40px auto; color: #555 }"
-        head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Drift</title><style>{look}</style>"
-        return io.StringIO(f"{head}<h1>{html.escape(str(self.settings))}</h1>{''.join(parts)}")
-
-    def _scrub(self, moment: int) -> None:
-        """The slider was moved, by the reader or by `_place`."""
-        if moment != self.put:
-            self.moment = -1 if moment >= self.slider.end else moment
-
-    def _guard(self, act: Callable[..., Any]) -> Callable[..., Any]:
-        """`act`, with a LabError shown in the status line."""
-
-        def guarded(*args: Any) -> Any:
-            self.touched = time.monotonic()
-            try:
-                return act(*args)
-            except LabError as error:
-                self.said = (str(error), True)
-                self._report()
-
-        return guarded
-
-    def misread(self, values: dict[str, Any]) -> None:
-        """What to say where a link cannot be read."""
-        self.said = (f"The link's {', '.join(f'{k}={v}' for k, v in values.items())} cannot be read; the defaults are shown instead.", True)
-
     def _report(self) -> None:
-        """Status line, progress and buttons."""
-        run, words, bad = self.shown, *self.said
-        state = run.state if run else "idle"
-        if run and not bad:
-            bad, words = state == "failed", run.error or self._sentence(run)
-        done = 100 * run.moments / run.updates if run else 0
-        self.status.object = (
-            f'<div class=bar role=progressbar aria-label=Progress aria-valuemin=0 aria-valuemax=100 aria-valuenow={done:.0f}>'
-            f'<i style="width:{done:.1f}%"></i></div>'
-            f'<p role=status class="soft{" bad" * bad}" data-state={state} data-updates={run.moments if run else 0}>'
-            f"{html.escape(words)}</p>"
-        )
-        again = run is not None and run is self.current and state in ("paused", "running")
-        self.buttons["train"].param.update(name="Resume" if again and state == "paused" else "Train", disabled=again and state == "running")
-        idle = state not in ("running", "paused")
-        self.buttons["pause"].param.update(name="Resume" if state == "paused" else "Pause", disabled=idle)
-        self.buttons["stop"].disabled = idle
+        super()._report()
         self.again.visible = bool(self.versus) and self.versus not in self.runs
-
-    def _sentence(self, run: Training) -> str:
-        """Where the run stands."""
-        if (before := LINE.before(run)) is not None:
-            return f"Waiting for a free core, {before} before you."
-        last = run.part(run.moments - 1, run.moments, fields=False) if run.moments else None
-        verb = {"running": "Training", "paused": "Paused", "done": "Done", "stopped": "Stopped", "idle": "Ready"}[run.state]
-        notes = "".join(f" {note[0].upper()}{note[1:]}." for note in last.notes) if last else ""
-        step = last.steps.item() if last else 0
-        return f"{verb}: update {run.moments} of {run.updates}, {step:,} steps per seed, {len(run.lanes)} lanes.{notes}"
-
-    @property
-    def busy(self) -> bool:
-        """Is a run under way?"""
-        return any(run.state == "running" for run in self.runs.values())
-
-    @property
-    def stale(self) -> bool:
-        """Is there anything for `look` to do?"""
-        return self.reported != self._signs() or bool(self.drawing and self.drawing.done()) or self._due()
-
-    def _signs(self) -> tuple:
-        """All that `_report` says."""
-        run = self.shown
-        return self.said, self.versus in self.runs, run and (run, run.version, LINE.before(run))
 
     def _wanted(self) -> tuple:
         """All that decides the pictures; how far they have grown comes last."""
         run, other = self.shown, self.runs.get(self.versus)
         return run, other, self.view_now, run and run.moments, other and other.moments
-
-    def _due(self) -> bool:
-        """Are pictures to be drawn? Of those that only grew the server draws as many as it can in half its time."""
-        wanted = self._wanted()
-        grown = wanted[:3] == self.drawn[:3]
-        return bool(wanted[3]) and wanted != self.drawn and not self.drawing and not (grown and time.monotonic() < self.rested)
-
-    def look(self) -> None:
-        """Bring the page in step with the runs, at most RATE times a second. Figures are drawn in another thread."""
-        self.reported = self._signs()
-        self._report()
-        if self.shown and self.drawing and self.drawing.done():
-            done, self.drawing = self.drawing, None
-            self._guard(lambda: self._show(done.result()))()
-        if self._due():
-            self.drawn, self.drawing = self._wanted(), DRAWERS.submit(self._timed)
-
-    def _timed(self) -> tuple[dict[str, go.Figure], float]:
-        begun = time.perf_counter()
-        return self.pictures(), time.perf_counter() - begun
-
-    def _show(self, drawn: tuple[dict[str, go.Figure], float]) -> None:
-        begun = time.perf_counter()
-        self._place(drawn[0], self.drawn[0])
-        took = drawn[1] + time.perf_counter() - begun
-        self.rested = time.monotonic() + took * 2 * max(1, LINE.busy)
-
-    def _place(self, pictures: dict[str, go.Figure], run: Training) -> None:
-        """Put pictures on the page, each with its text alternative, and the scrubber in step."""
-        for name, pane in self.panes.items():
-            fig = pictures.get(name)
-            pane.object = fig
-            words = figures.alt(fig) if fig else ""
-            self.notes[name].object = f"<p class=soft>{html.escape(words[:1].upper() + words[1:])}</p>"
-            self.cards[name].visible = fig is not None
-        last = run.moments - 1
-        at = last if self.moment < 0 else min(self.moment, last)
-        self.put = at
-        self.slider.param.update(end=max(1, last), value=at, disabled=not last)
-        self.when.object = f"<p>Step {run.part(at, at + 1, fields=False).steps[0].item():,}</p>"
-

@@ -23,9 +23,11 @@ from tornado.ioloop import PeriodicCallback
 from labkit.errors import LabError
 from labkit.studio import ledger_page, worker
 from labkit.studio.chapter_page import ROUTES
-from labkit.studio.explorer import LINK, RATE, Explorer
+from labkit.studio.explorer import Explorer
 from labkit.studio.limits import Account, Limits, for_class
+from labkit.studio.moving_page import MovingWorlds
 from labkit.studio.pages import PAGES, notice, page
+from labkit.studio.session import RATE, Session
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 PASSWORD = "DRIFTLAB_PASSWORD"  # the variable that may hold it
@@ -43,11 +45,11 @@ FORM = """<form method="post">
 
 @dataclass(frozen=True)
 class Visit:
-    """An open page: whose it is, and where it has one, the Explorer that is to be kept in step."""
+    """An open page: whose it is, and where it trains, the session that is to be kept in step."""
 
     user: str
     location: Location | None
-    explorer: Explorer | None = None
+    session: Session | None = None
 
 
 class Sessions:
@@ -82,21 +84,20 @@ class Sessions:
     def leave(self, doc: Document) -> None:
         """A session has ended, and its runs with it."""
         self.due.discard(doc)
-        if (visit := self.open.pop(doc, None)) and visit.explorer:
-            visit.explorer.close()
+        if (visit := self.open.pop(doc, None)) and visit.session:
+            visit.session.close()
 
-    def explorer(self, visit: Visit) -> tuple[Visit, pn.Template]:
-        """A visitor's Explorer: restored from its link."""
-        explorer, location = Explorer(self.limits, lambda steps: self.account.spend(visit.user, steps)), visit.location
+    def training(self, kind: type[Session], address: str, lead: str, visit: Visit) -> tuple[Visit, pn.Template]:
+        """A visitor's page of this kind: restored from its link."""
+        session, location = kind(self.limits, lambda steps: self.account.spend(visit.user, steps)), visit.location
         if location:  # once the page is there: what is set before then is not shown in its address
-            pn.state.onload(lambda: location.sync(explorer, LINK, on_error=explorer.misread))
-        template = page(PAGES["/"], "Train a policy, and watch how far it moves.", explorer.view, explorer.controls)
-        return replace(visit, explorer=explorer), template
+            pn.state.onload(lambda: location.sync(session, list(session.link), on_error=session.misread))
+        return replace(visit, session=session), page(PAGES[address], lead, session.view, session.controls)
 
     def tick(self) -> None:
         """Wake the pages that have something to show: an idle page costs nothing."""
         for doc, visit in list(self.open.items()):
-            if visit.explorer and doc not in self.due and (visit.explorer.stale or self.idle(visit.explorer)):
+            if visit.session and doc not in self.due and (visit.session.stale or self.idle(visit.session)):
                 self.due.add(doc)
                 doc.add_next_tick_callback(partial(self.look, doc))
 
@@ -104,15 +105,15 @@ class Sessions:
         """Bring a page in step, or send it to rest."""
         self.due.discard(doc)
         visit = self.open.get(doc)
-        if not visit or not visit.explorer:
+        if not visit or not visit.session:
             return
-        if self.idle(visit.explorer) and visit.location:
+        if self.idle(visit.session) and visit.location:
             visit.location.param.update(reload=True, pathname=f"{(visit.location.pathname or '').rstrip('/')}/rest")
-        visit.explorer.look()
+        visit.session.look()
 
-    def idle(self, explorer: Explorer) -> bool:
+    def idle(self, session: Session) -> bool:
         """Has nobody touched it for long, and does nothing train?"""
-        return not explorer.busy and time.monotonic() - explorer.touched > self.limits.idle
+        return not session.busy and time.monotonic() - session.touched > self.limits.idle
 
 
 def full(why: str) -> pn.Template:
@@ -210,7 +211,14 @@ def main(
         print(f"{seats} seats on {worker.CORES} cores, at http://{address}:{port}/. {limits.told()}")
     sessions = Sessions(limits)
     ledger = sessions.seated(lambda visit: (visit, ledger_page.session()))
-    apps = {"/": sessions.seated(sessions.explorer), "/ledger": ledger, "/rest": rest}
+    apps = {
+        address: sessions.seated(partial(sessions.training, kind, address, lead))
+        for address, (kind, lead) in {
+            "/": (Explorer, "Train a policy, and watch how far it moves."),
+            "/moving": (MovingWorlds, "Change the world while an agent learns."),
+        }.items()
+    }
+    apps |= {"/ledger": ledger, "/rest": rest}
     worker.warm_up()
     ticker = PeriodicCallback(sessions.tick, 1000 / RATE)
     ticker.start()

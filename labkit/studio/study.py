@@ -20,15 +20,20 @@ from labkit.policy import Categorical, Gaussian, Policy
 from labkit.record import Record
 from labkit.snapshot import Snapshot
 from labkit.studio.figures import Floor, floor, watch
+from labkit.studio.figures.moving import watch_moving
 from labkit.studio.live import LiveRun
+from labkit.tabular.steering import steer, steerable
 from labkit.worlds.finite import FiniteWorld
 from labkit.worlds.grid import GridWorld, enumerate_states
+from labkit.worlds.steered import Events, read_events, stages, write_events
 from labkit.worlds.world import Continuous, World
 
 MANY = 2000  # states up to which a world is watched state by state
 PROBES = 128  # states at which the policy is looked at in all other worlds
 EARLY = 64  # steps of an episode within which they are met, so that a run need not wait for them
 SPACE = 128 * 2**20  # bytes that the pictures' data of one run may take
+STEERED = "finite.steered"
+STAGE_BYTES = 20_000  # of one seed's steered world in one stage, about
 REFERENCES = {"start": 0, "previous": -1, "end": -1}  # where the policy to compare with stands in the record
 EVERYWHERE, VISITED, PROBED = "every state alike", "where the policy goes", "states met at random"
 
@@ -38,7 +43,8 @@ EVERYWHERE, VISITED, PROBED = "every state alike", "where the policy goes", "sta
 class Settings:
     """What decides a run: equal settings give equal runs, bit for bit.
 
-    layout: the seed of a grid's layout; -1 draws another one every episode. knobs: values to try, each a setting.
+    layout: the seed of a grid's layout; -1 draws another one every episode. knobs: values to try, each a setting. events: what
+    becomes of STEERED, of which each seed then has its own; None: the world is one for all and stays as it is made.
     """
 
     world: str = "control.cartpole"
@@ -47,10 +53,13 @@ class Settings:
     seeds: int = 5
     updates: int = 60
     layout: int = 0
+    events: Events | None = None
 
     def __str__(self) -> str:
         words = [self.algorithm, self.world, f"seeds={self.seeds}", f"updates={self.updates}"]
-        return " ".join([*words, *([f"layout={self.layout}"] if self.world.startswith("grid.") else []), *write_knobs(self.knobs).split()])
+        words += [f"layout={self.layout}"] if self.world.startswith("grid.") else []
+        words += [] if self.events is None else [f"events={write_events(self.events)}"]
+        return " ".join([*words, *write_knobs(self.knobs).split()])
 
     @classmethod
     def read(cls, text: str) -> "Settings":
@@ -61,22 +70,28 @@ class Settings:
             numbers = {name: int(pairs.pop(name)) for name in ("seeds", "updates", "layout") if name in pairs}
         except ValueError as error:
             raise LabError(f"{text!r} does not describe a run; one looks like {str(cls())!r}.") from error
-        return cls(world, algorithm, read_knobs(" ".join(f"{name}={values}" for name, values in pairs.items())), **numbers)
+        events = read_events(pairs.pop("events")) if "events" in pairs else None
+        return cls(world, algorithm, read_knobs(" ".join(f"{name}={values}" for name, values in pairs.items())), **numbers, events=events)
 
     def begin(self) -> LiveRun:
         """A run with these settings, not yet started. LabError where they do not go together, or would fill the memory."""
         self.check()
-        return LiveRun(*self.parts(), self.updates, fields=watched(self.world, self.layout))
+        parts = self.parts()
+        return LiveRun(*parts, self.updates, fields=self.fields(*parts))
 
     def check(self) -> None:
         """LabError where these settings do not go together, or would fill the memory."""
         if not 1 <= self.seeds <= 64:
             raise LabError(f"A run takes 1 to 64 seeds; got {self.seeds}.")
-        if self.algorithm not in (known := fitting(self.world, self.layout)):
+        known = fitting(self.world, self.layout) if self.events is None else steered_methods()
+        if self.algorithm not in known:
             raise LabError(f"There is no method {self.algorithm!r} for {self.world}; choose one of {', '.join(known)}.")
-        size = self.updates * len(self.lanes) * field_bytes(self.world, self.layout)
-        if size > SPACE:
-            raise LabError(f"This run would keep {size >> 20} MiB, more than {SPACE >> 20}; take fewer seeds, values or updates.")
+        each = self.updates * field_bytes(self.world, self.layout)
+        if self.events is not None:  # beside policy and occupancy, best actions and beliefs; and a world for every seed
+            each = 2 * each + STAGE_BYTES * len(stages(self.events, self.life))
+        if (size := each * len(self.lanes)) > SPACE:
+            fewer = "seeds, values or updates" if self.events is None else "seeds, values, updates or events"
+            raise LabError(f"This run would keep {size >> 20} MiB, more than {SPACE >> 20}; take fewer {fewer}.")
 
     @property
     def lanes(self) -> Lanes:
@@ -85,7 +100,21 @@ class Settings:
 
     def parts(self) -> tuple[Algorithm, World, Lanes]:
         """The method, its world, and its lanes."""
-        return discover()[self.algorithm], make(self.world, self.layout), self.lanes
+        method = discover()[self.algorithm]
+        if self.events is None:
+            return method, make(self.world, self.layout), self.lanes
+        seeds = [*self.lanes.seeds] * len(self.lanes.points)
+        world = worlds.make(self.world, events=write_events(self.events), seed=seeds, life=self.life)
+        return replace(method, respond=steer), world, self.lanes  # type: ignore[call-arg]
+
+    @property
+    def life(self) -> int:
+        """Environment steps per lane that a steered world is made for."""
+        return self.updates * discover()[self.algorithm].shape.stride  # type: ignore[attr-defined]
+
+    def fields(self, method: Algorithm, world: World, lanes: Lanes) -> dict[str, Callable[[Snapshot], Tensor]]:
+        """What to record of a run of these parts for its pictures."""
+        return watched(self.world, self.layout) if self.events is None else watch_moving(method, world)
 
 
 def notches(knob: Knob) -> list[float]:
@@ -125,6 +154,12 @@ def fitting(key: str, layout: int) -> list[str]:
     world = copy.copy(make(key, layout))
     world.reset = reset  # type: ignore[method-assign, assignment]
     return [name for name, algorithm in sorted(discover().items()) if _fits(algorithm, world)]
+
+
+@cache
+def steered_methods() -> list[str]:
+    """The methods that learn in a world changed by events."""
+    return [name for name, algorithm in sorted(discover().items()) if steerable(algorithm)]
 
 
 def _fits(algorithm: Algorithm, world: World) -> bool:

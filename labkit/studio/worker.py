@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,7 +22,7 @@ from labkit.paper import discover
 from labkit.record import Record, Recorder
 from labkit.studio.limits import Limits
 from labkit.studio.live import Training, sentence
-from labkit.studio.study import Settings, watched
+from labkit.studio.study import Settings
 
 CORES = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 TURN = 10.0  # seconds that a run keeps its core while others wait
@@ -43,23 +44,23 @@ def warm_up() -> None:
 # ---- the child ---------------------------------------------------------------------------------------------------
 
 
-def _child(pipe: Connection, text: str) -> None:
-    """Compute the run of str(settings): one update for every message, until the pipe closes or the server has ended."""
+def _child(pipe: Connection) -> None:
+    """Compute a run: one update for every str(settings) that comes, until the pipe closes or the server has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the server, which ends its children
     threading.Thread(target=end_with_the_server, daemon=True).start()
     os.nice(NICE)
     torch.set_num_threads(1)
-    rows = _rows(Settings.read(text))
+    rows = _rows(iter(lambda: pipe.recv_bytes().decode(), ""))
     try:
-        while pipe.recv_bytes():
+        while True:
             begun = time.process_time()
             about, tensors = next(rows)
             about["seconds"] = time.process_time() - begun
             pipe.send_bytes(json.dumps(about).encode())
             if tensors is not None:
                 pipe.send_bytes(tensors)
-    except (EOFError, OSError):
-        return  # nobody listens any more
+    except (EOFError, OSError, StopIteration):
+        return  # nobody listens any more, or the run has failed
 
 
 def end_with_the_server() -> None:
@@ -70,19 +71,28 @@ def end_with_the_server() -> None:
     os._exit(1)
 
 
-def _rows(settings: Settings) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    """For each update what to say of it, and its tensors; at last, where it fails, a sentence."""
-    done = 0
-    try:
-        parts, fields = settings.parts(), watched(settings.world, settings.layout)
-        for snapshot in parts[0].run(*parts[1:]):
+def _rows(texts: Iterator[str]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+    """For each str(settings) what to say of an update, and its tensors; at last, where it fails, a sentence.
+
+    Where they are other settings than before, the run goes on with them from where it is.
+    """
+    done, was, learner = 0, "", None
+    for text in texts:
+        try:
+            if text != was:
+                settings, was = Settings.read(text), text
+                parts = settings.parts()
+                fields, run = settings.fields(*parts), parts[0].run(*parts[1:], learner)
+            snapshot = next(run)
             row = Recorder(*parts, fields=fields)
             row.add(snapshot)
+            learner = snapshot.learner
             yield {"step": snapshot.step, "notes": row.notes}, pack(row.record())
             done += 1
-    except Exception as error:
-        log.exception("The run of %s failed", settings)
-        yield {"error": sentence(error, settings.algorithm, settings.world, done)}, None
+        except Exception as error:
+            log.exception("The run of %s failed", text)
+            yield {"error": sentence(error, settings.algorithm, settings.world, done)}, None
+            return
 
 
 def pack(row: Record) -> bytes:
@@ -147,7 +157,7 @@ class WorkerRun(Training):
 
     A child that is killed or crashes fails the run with a sentence; what was recorded stays. So does a run that would take
     more than limits.run environment steps over all lanes, after its first update. `spend` is told after every update how
-    many it took; where it raises LabError the run pauses with that sentence.
+    many it took; where it raises LabError the run pauses with that sentence. `pace`: seconds that an update takes at least.
     """
 
     def __init__(
@@ -156,6 +166,7 @@ class WorkerRun(Training):
         settings.check()
         super().__init__(Recorder(*settings.parts()), settings.updates, limits.seconds)
         self.settings, self.limits, self.spend, self.line = settings, limits, spend, line or LINE
+        self.pace, self._next, self.asked = 0.0, 0.0, 0  # updates that the child was asked for
         self._pipe: Connection | None = None
         self.process: Any = None
 
@@ -167,6 +178,8 @@ class WorkerRun(Training):
 
     def _advance(self) -> float:
         stepping = self.state == "paused"
+        if not stepping and not self._in_time():
+            return 0.0
         if not self.line.take(self, lambda: not self.over and (stepping or self.state == "running")):
             return 0.0
         try:
@@ -180,15 +193,26 @@ class WorkerRun(Training):
         self._add(about, tensors)
         return about["seconds"]
 
+    def _in_time(self) -> bool:
+        """Wait for the next update's time, without a core. False where it is no longer wanted."""
+        if self.pace:
+            self.line.give(self)
+            with self._change:
+                self._change.wait_for(lambda: self.state != "running", self._next - time.monotonic())
+            self._next = time.monotonic() + self.pace
+        return self.state == "running"
+
     def _ask(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What the child says of its next update. EOFError or OSError where it has gone."""
         if self._pipe is None:
             self._pipe, theirs = _context.Pipe()
-            process = _context.Process(target=_child, args=(theirs, str(self.settings)), daemon=True)
+            process = _context.Process(target=_child, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             self.process = process  # once there is something to kill
-        self._pipe.send_bytes(b"next")
+        with self._change:
+            self.asked, text = self.asked + 1, str(self.settings)
+        self._pipe.send_bytes(text.encode())
         about = json.loads(self._pipe.recv_bytes(ROW_BYTES))
         if "error" in about:
             raise LabError(about["error"])
@@ -225,3 +249,13 @@ class WorkerRun(Training):
         if self.process:
             self.process.kill()
             self.process.join()
+
+
+def steer(runs: Sequence[WorkerRun], change: Callable[[Settings, int], Settings]) -> None:
+    """Change the settings of several runs, from an update on that none of them has begun: change(settings, its number from 0)."""
+    with ExitStack() as held:
+        for run in runs:
+            held.enter_context(run._change)
+        begun = max(run.asked for run in runs)
+        for run in runs:
+            run.settings = change(run.settings, begun)

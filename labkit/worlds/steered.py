@@ -91,7 +91,7 @@ def stages(events: Events, life: int) -> list[Stage]:
     What holds at a step is decided by the events up to it.
     """
     out, scenes = [Stage(0, (1.0,))], 0
-    for event, end in zip(events, [*(event.step for event in events[1:]), life], strict=True):
+    for event, end in zip(events, [*(event.step for event in events), life][1:], strict=True):
         old, scenes = out[-1].shares, scenes + (event.kind in NEW)
         for since, share in _motion(event.kind, end - event.step):
             out.append(Stage(event.step + since, _mixed(old, scenes, share), event.kind == "respond"))

@@ -232,7 +232,7 @@ def test_step_and_pause(session):
 def test_each_world_offers_its_methods_and_each_method_its_knobs(session):
     session.world = "control.cartpole"
     assert session.algorithm == "ppo" and "policy_iteration" not in session.menus["algorithm"].options
-    assert session.states == PROBED and [row[0][0].name for row in session.knob_box] == list(reversed(ppo.knobs))
+    assert session.states == PROBED and [row[0][0].name for row in session.knob_boxes["knobs"]] == list(reversed(ppo.knobs))
     assert not session.menus["layout"].visible
     session.world = "grid.empty"
     assert session.menus["layout"].visible and session.states == VISITED
@@ -240,7 +240,7 @@ def test_each_world_offers_its_methods_and_each_method_its_knobs(session):
 
 def test_a_knob_has_a_slider_and_a_field_for_several_values(session):
     session.world = "control.cartpole"
-    slider, field = next(row[0] for row in session.knob_box if row[0][0].name == "eps")
+    slider, field = next(row[0] for row in session.knob_boxes["knobs"] if row[0][0].name == "eps")
     slider.value = 0.3
     assert field.value == "0.3" and session.knobs == "eps=0.3"
     field.value = "0.1, 0.3"
@@ -252,7 +252,7 @@ def test_a_knob_has_a_slider_and_a_field_for_several_values(session):
     field.value = "wide"
     assert "cannot be read" in status(session)
     session.knobs = "eps=0.4"
-    assert next(row[0] for row in session.knob_box if row[0][0].name == "eps")[0].value == 0.4
+    assert next(row[0] for row in session.knob_boxes["knobs"] if row[0][0].name == "eps")[0].value == 0.4
     session.algorithm = "a2c"
     assert session.knobs == "", "a2c has no eps"
 
