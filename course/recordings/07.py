@@ -33,13 +33,13 @@ def doors_move() -> Recording:
     return stores("dynamics")
 
 
-def turning_river(life=12_000):
+def turning_river(life=20_000):
     """The river that turns round three times, a world for each seed and setting."""
     return reversing(seed=SEEDS * 2, life=life)
 
 
 def turning() -> Recording:
     """ucrl2, which is rbocpd_ucrl2 without hazard, and rbocpd_ucrl2 in a river that turns round three times, ten seeds each."""
-    method, world = replace(rbocpd_ucrl2, shape=Shape(stride=150)), turning_river()
+    method, world = replace(rbocpd_ucrl2, shape=Shape(stride=200)), turning_river()
     found = record(method, world, Lanes(SEEDS, {"h": (0.0, 0.001)}), world.horizon, fields=watch_changes(world))
     return Recording(found, method, {"life": world.horizon})
