@@ -9,6 +9,7 @@ from labkit.course.progress import Exercise
 from labkit.lanes import Lanes
 from labkit.worlds.finite import garnet, optimal
 
+
 def close(answer, truth, tolerance=1e-6):
     """Is the answer a tensor of the truth's shape and values?"""
     if not isinstance(answer, torch.Tensor) or answer.shape != truth.shape:
@@ -38,7 +39,7 @@ def check_weights(answer):
     got = answer(0.5, 0.0, 3)
     assert not close(got, torch.tensor([0.5, 0.25, 0.125])), "Turned round: the newest target, the last in the list, weighs most."
     assert not close(got, torch.full((3,), 0.5)), "A target loses 1 - step of the weight it had at every later visit."
-    assert close(got, torch.tensor([0.125, 0.25, 0.5])), "With a constant step of 0.5 the weights are 0.125, 0.25, 0.5: later visits halve earlier ones."
+    assert close(got, torch.tensor([0.125, 0.25, 0.5])), "With a constant step of 0.5 the weights are 0.125, 0.25 and 0.5."
     q, targets = 0.0, [3.0, -1.0, 2.0, 5.0, 0.5]
     for i, target in enumerate(targets, 1):
         q += 0.8 * i**-0.6 * (target - q)
@@ -67,8 +68,8 @@ def check_hopeful(answer):
     assert abs(float(answer(p, 0.0, u)) - 0.25) < 1e-5, "Without doubt it is the mean itself, 0.25."
     assert abs(float(got) - 1.25) > 1e-5, "An L1 distance of 0.4 moves 0.2: what one place gains another one loses, and both count."
     assert abs(float(got) - 0.85) < 1e-5, f"0.2 goes from the worst place to the best: 0.15 - 0.1 + 0.8 = 0.85; yours is {float(got):.2f}."
-    assert abs(float(answer(p, 1.0, u)) - 1.46) < 1e-5, "With a doubt of 1.0 the worst place has only 0.3 to give; the next worst gives the other 0.2."
-    assert abs(float(answer(p, 2.0, u)) - 2.0) < 1e-5, "With a doubt of 2 all may be in the best place, and no more than all: chances sum to 1."
+    assert abs(float(answer(p, 1.0, u)) - 1.49) < 1e-5, "With a doubt of 1 the worst place can give but 0.3; the next worst gives the other 0.2."
+    assert abs(float(answer(p, 2.0, u)) - 2.0) < 1e-5, "With a doubt of 2 all may be in the best place, and no more than all."
 
 
 # 07.3
@@ -81,7 +82,7 @@ def evidence(x, outcomes):
 
 
 def noticed(x, outcomes, h, evidence=evidence):
-    """x a list of outcomes; evidence(x, outcomes) is a log -> the first t at which x[: t + 1] holds a change likelier than none, or None."""
+    """x a list of outcomes; evidence(x, outcomes) is a log -> the first t at which some change in x[: t + 1] beats none, or None."""
     ...  # your code
 
 
@@ -100,8 +101,8 @@ def check_noticed(answer):
     assert got is not None or answer(x, 2, 0.5) is not None, "noticed returns nothing yet, though the stream changes from 0 to 1."
     assert answer([0, 1] * 12, 2, 0.01) is None, "A stream of 0, 1, 0, 1 has not changed: give None."
     truth = noticed_solution(x, 2, 0.01)
-    assert got > 11, "Before outcome 12 there has been nothing but zeros; compare with the evidence of all that was seen, and nothing later."
-    assert got == truth, f"With h = 0.01 it is noticed at {truth}, yours says {got}. A change is believed with chance h beforehand; a split has two evidences."
+    assert got > 11, "Before outcome 12 there has been nothing but zeros; compare with what was seen so far, and with nothing later."
+    assert got == truth, f"With h = 0.01 it is noticed at {truth}, yours says {got}. A change has its price, log h, and two evidences."
     assert answer(x, 2, 0.3) == noticed_solution(x, 2, 0.3), "With h = 0.3 it is noticed sooner; is 0.01 written into your function?"
     late = [0] * 30 + [1, 1]
     assert answer(late, 2, 0.01) == noticed_solution(late, 2, 0.01), "Try every place of the change, not the middle alone."
@@ -125,7 +126,7 @@ def check_dynamic_regret(answer):
     got = answer(rewards, modes, gains)
     assert got is not None, "dynamic_regret returns nothing yet."
     assert isinstance(got, torch.Tensor) and got.shape == rewards.shape, "Give the regret after every step of every lane, (L, T)."
-    assert not close(got, (gains.max() - rewards).cumsum(1)), "Nobody can earn 1 a step while mode 1 holds: compare with the best of the mode then."
+    assert not close(got, (gains.max() - rewards).cumsum(1)), "Nobody earns 1 a step while mode 1 holds: compare with the best then."
     assert not close(got, gains[modes] - rewards), "That is the loss of each step; regret is its sum so far."
     assert float(got[1, 0]) == -0.5, "A lucky reward makes regret negative for a while: 0.5 - 1.0. Do not cut it off."
     assert close(got, (gains[modes] - rewards).cumsum(1)), "Sum gain(mode then) - reward over the steps of each lane."
@@ -178,7 +179,7 @@ def check_shape(answer):
     assert torch.allclose(same, mdp.r[0]), "A potential of 0 everywhere shapes nothing: the reward stays what it was."
     v, old = optimal(replace(mdp, r=made[None]))[1], optimal(mdp)[1]
     assert not torch.allclose(v, old + phi), "The old values come out raised by phi: the signs of the two terms are turned round."
-    assert torch.allclose(v, old - phi), "The best values should be the old ones less phi: add gamma times phi's mean ahead, take off phi here."
+    assert torch.allclose(v, old - phi), "Best values should be the old ones less phi: add gamma times phi's mean ahead, take off phi here."
 
 
 def always_all(alpha, omega, n):
@@ -282,7 +283,7 @@ EXERCISES = [
             "never below zero": lambda rewards, modes, gains: (gains[modes] - rewards).cumsum(1).clamp_min(0),
             "all lanes in one": lambda rewards, modes, gains: (gains[modes] - rewards).flatten().cumsum(0).view_as(rewards),
         },
-        hints=("What could have been earned at step t? Index gains with the modes.", "Subtract the rewards and sum along time, .cumsum(1)."),
+        hints=("What could be earned at step t? Index gains with the modes.", "Subtract the rewards and sum along time, .cumsum(1)."),
     ),
     Exercise(
         key="07.5",
