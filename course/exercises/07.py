@@ -68,7 +68,7 @@ def check_hopeful(answer):
     assert abs(float(answer(p, 0.0, u)) - 0.25) < 1e-5, "Without doubt it is the mean itself, 0.25."
     assert abs(float(got) - 1.25) > 1e-5, "An L1 distance of 0.4 moves 0.2: what one place gains another one loses, and both count."
     assert abs(float(got) - 0.85) < 1e-5, f"0.2 goes from the worst place to the best: 0.15 - 0.1 + 0.8 = 0.85; yours is {float(got):.2f}."
-    assert abs(float(answer(p, 1.0, u)) - 1.49) < 1e-5, "With a doubt of 1 the worst place can give but 0.3; the next worst gives the other 0.2."
+    assert abs(float(answer(p, 1.0, u)) - 1.49) < 1e-5, "With a doubt of 1 the worst place gives its 0.3, the next worst 0.2."
     assert abs(float(answer(p, 2.0, u)) - 2.0) < 1e-5, "With a doubt of 2 all may be in the best place, and no more than all."
 
 
@@ -81,12 +81,12 @@ def evidence(x, outcomes):
     return math.lgamma(outcomes) - math.lgamma(len(x) + outcomes) + sum(math.lgamma(c + 1) for c in counts)
 
 
-def noticed(x, outcomes, h, evidence=evidence):
+def noticed(x, outcomes, h):
     """x a list of outcomes; evidence(x, outcomes) is a log -> the first t at which some change in x[: t + 1] beats none, or None."""
     ...  # your code
 
 
-def noticed_solution(x, outcomes, h, evidence=evidence):
+def noticed_solution(x, outcomes, h):
     for t in range(1, len(x)):
         seen = x[: t + 1]
         split = max(evidence(seen[:s], outcomes) + evidence(seen[s:], outcomes) for s in range(1, t + 1))
