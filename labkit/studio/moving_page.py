@@ -26,8 +26,8 @@ from labkit.worlds.steered import KINDS, Event, Events, SteeredWorld, read_event
 
 LINK = ["algorithm", "knobs", "versus", "versus_knobs", "seeds", "updates", "events", "speed", "setting", "seed", "moment"]
 TITLES = {"regret": "Regret so far", "gap": "Gap to the policy that is best now", "drift": "Drift from the policy that is best now",
-          "belief": "What the detectors believe", "belief B": "What the detectors of B believe",
-          "floor": "The world now", "floor B": "The same world, and what B has learnt"}  # fmt: skip
+          "floor": "The world at this moment, and what was learnt", "belief": "What the detectors believe",
+          "floor B": "The same world, and what B has learnt", "belief B": "What the detectors of B believe"}  # fmt: skip
 CURVES = {"regret": "regret", "gap": "gap", "drift": DRIFT}
 BUTTONS = {"jump": "Jump", "drift": "Slow drift", "recur": "Recurring", "respond": "Responsive", "still": "Still"}
 SPEEDS = {"1 update a second": 1, "3 a second": 3, "10 a second": 10, "as fast as it can": 0}
@@ -75,15 +75,15 @@ class MovingWorlds(Session):
             "setting": self._select("setting", "Setting", {"all": -1}),
             "seed": self._select("seed", "World and beliefs of", {"all seeds": -1}),
         }
-        self.presses = {kind: self._button(name, partial(self.press, kind), description=KINDS[kind]) for kind, name in BUTTONS.items()}
+        look: dict[str, Any] = {"sizing_mode": "fixed", "width": 124}
+        self.presses = {kind: self._button(name, partial(self.press, kind), description=KINDS[kind], **look) for kind, name in BUTTONS.items()}
         self.story = prose()
-        self.clear = self._button("Forget the events", self.forget)
-        curves = pn.Column(*(self.cards[name] for name in TITLES if "floor" not in name), **BARE)
-        grids = pn.Column(self.cards["floor"], self.cards["floor B"], **BARE)
+        self.clear = self._button("Forget all events", self.forget, **look | {"width": 160})
+        left, right = (pn.Column(*(self.cards[name] for name in TITLES if (name in CURVES) == curved), **BARE) for curved in (True, False))
         self.view = pn.Column(
-            box(prose("<h2>Change the world</h2>"), pn.FlexBox(*self.presses.values(), **BARE), self.story),
-            box(pn.Row(self.slider, self.when, **BARE), pn.Row(self.menus["setting"], self.menus["seed"], self.clear, **BARE)),
-            pn.Row(curves, grids, **BARE),
+            box(prose("<h2>Change the world</h2>"), pn.FlexBox(*self.presses.values(), self.clear, **BARE), self.story),
+            box(pn.Row(self.slider, self.when, **BARE), pn.Row(self.menus["setting"], self.menus["seed"], **BARE)),
+            pn.Row(left, right, **BARE),
             self._downloads(),
             **BARE,
         )  # fmt: skip
@@ -140,6 +140,9 @@ class MovingWorlds(Session):
         words = ", ".join(told) if told else "Nothing has happened to the world."
         self.story.object = f"<p class=soft data-events='{html.escape(self.events)}'>{words}</p>"
         self.clear.disabled = not events
+        holds = events[-1].kind if events else "still"
+        for kind, button in self.presses.items():
+            button.button_type = "primary" if kind == holds else "default"
 
     # ---- training ------------------------------------------------------------------------------------------------
 

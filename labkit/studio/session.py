@@ -147,7 +147,7 @@ class Session(pn.viewable.Viewer):
         return menu
 
     def _button(self, name: str, act: Callable[[], None], **more: Any) -> pn.widgets.Button:
-        button = pn.widgets.Button(name=name, **FIELD, **more)
+        button = pn.widgets.Button(name=name, **FIELD | more)
         button.on_click(lambda event: self._guard(act)())
         return button
 

@@ -24,7 +24,7 @@ from labkit.worlds.steered import Event, SteeredWorld
 
 EQUAL = 1e-8  # actions whose exact values differ by less, relative to the state's largest, are equally good
 TREMBLE = 0.01  # chance with which a policy is taken to do anything alike, so that the divergence of two sure ones is finite
-DRIFT = "kl from the now-best"
+DRIFT = "kl from best"
 
 
 def watch_moving(method: Algorithm, world: SteeredWorld) -> dict[str, Callable[[Snapshot], Tensor]]:
