@@ -24,7 +24,7 @@ def prior(algo: BanditAlgorithm, world: Bandit, learner: Learner) -> None:
     lanes, arms, d = len(learner.lanes), world.arms, contextual(world).features + 1
     unit = torch.eye(d, dtype=torch.float64, device=learner.lanes.device)
     zeros = unit.new_zeros(lanes, arms, d)
-    learner.memory |= {"inverse": unit.expand(lanes, arms, -1, -1).clone(), "total": zeros, "belief": zeros}
+    learner.memory |= {"inverse": unit.expand(lanes, arms, -1, -1), "total": zeros, "belief": zeros}
     learner.nets["pi"] = Belief(lanes, (world.obs_size, 2 * arms), learner.lanes.device)
     learner.head = "thompson"
 

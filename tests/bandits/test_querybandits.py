@@ -83,7 +83,11 @@ def test_shut_arms_are_never_drawn():
     world = payments(seed=4, closed=0.5)
     learner, *_ = watched(Lanes((0,)), world=world)
     p, shut = chances(learner, world)[0], world.contexts[0, :, 8:] == 1
-    assert p[shut].max() < 1e-20 and learner.nets["pi"](world.contexts)[0][0, :, :6][shut].max() < SHUT / 2
+    shown = learner.nets["pi"](world.contexts)[0][0].detach().double()
+    assert p[shut].max() < 1e-20 and shown[:, :6][shut].max() < SHUT / 2
+    x = torch.nn.functional.pad(world.contexts[0, :, :8], (0, 1), value=1.0).double()
+    spread = 0.3 * torch.einsum("cd,ade,ce->ca", x, learner.memory["inverse"][0], x).sqrt()
+    torch.testing.assert_close(shown[:, 6:], spread, rtol=1e-4, atol=1e-5)  # that it is shut is certain
 
 
 def test_the_policy_that_is_read_is_the_one_that_acts():
