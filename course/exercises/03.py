@@ -1,4 +1,4 @@
-"""Exercises of chapter 03: the clip, the length of a natural step, the repair's exit, a drift function, leaning, and reading a clip."""
+"""Exercises of chapter 03: the clip, the length of a natural step, the repair's exit, a drift function, leaning, reading a clip, and evolution."""
 import torch
 
 from labkit.course.progress import Exercise
@@ -197,6 +197,30 @@ def one_fence(ratios, clips, share):
     return min((clip for clip, out in zip(clips, outside.tolist(), strict=True) if out <= share), default=None)
 
 
+# 03.7
+
+
+def uphill(plus, minus, noise, sigma):
+    """Fitness (n,) of the tries at +sigma noise and at -sigma noise, noise (n, P), sigma a number -> estimated gradient (P,)."""
+    ...  # your code
+
+
+def uphill_solution(plus, minus, noise, sigma):
+    return ((plus - minus)[:, None] * noise).mean(0) / (2 * sigma)
+
+
+def check_uphill(answer):
+    slope, noise = torch.tensor([2.0, -1.0, 0.5]), 3**0.5 * torch.eye(3)
+    plus, minus = (4.0 + sign * 0.1 * noise @ slope + (0.1 * noise).square().sum(1) for sign in (1, -1))
+    found = answer(plus, minus, noise, 0.1)
+    assert found is not None, "uphill returns nothing yet."
+    assert isinstance(found, torch.Tensor) and found.shape == (3,), "The gradient has one number per weight, (P,)."
+    assert bool((found * slope > 0).all()), "Every weight should move towards the better of its two tries."
+    scale = (found @ slope / slope.square().sum()).item()
+    assert close(found, scale * slope, 1e-4), "A curve common to both tries of a pair must cancel: use their difference."
+    assert close(found, slope, 1e-4), f"The direction is right, but it is {scale:.3g} times as long as the slope of this bowl."
+
+
 EXERCISES = [
     Exercise(
         key="03.1",
@@ -288,6 +312,23 @@ EXERCISES = [
         hints=(
             "Outside means further than the clip from 1, on either side.",
             "Compute a share per row with that row's clip; then min(...) with default=None.",
+        ),
+    ),
+    Exercise(
+        key="03.7",
+        prompt="Write uphill(plus, minus, noise, sigma), the gradient that evolution strategies estimate from antithetic pairs.",
+        check=check_uphill,
+        stub=uphill,
+        solution=uphill_solution,
+        wrong={
+            "forgets sigma": lambda plus, minus, noise, sigma: ((plus - minus)[:, None] * noise).mean(0) / 2,
+            "adds up the pairs": lambda plus, minus, noise, sigma: ((plus - minus)[:, None] * noise).sum(0) / (2 * sigma),
+            "looks at one side only": lambda plus, minus, noise, sigma: (plus[:, None] * noise).mean(0) / sigma,
+            "goes downhill": lambda plus, minus, noise, sigma: -uphill_solution(plus, minus, noise, sigma),
+        },
+        hints=(
+            "A pair tells how much better one side is than the other, along its own direction: a difference quotient times the direction.",
+            "The two tries lie 2 sigma apart, and the estimate is the mean over pairs.",
         ),
     ),
 ]

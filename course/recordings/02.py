@@ -1,4 +1,5 @@
-"""Recordings of chapter 02: REINFORCE and A2C on CartPole, four step sizes of ten seeds each; five recipes on a random MDP."""
+"""Recordings of chapter 02: REINFORCE and A2C on CartPole, four step sizes of ten seeds each; five recipes on a random MDP;
+a share repurchase learnt by the score."""
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from labkit.lanes import Lanes
 from labkit.meter import DriftMeter, States, evaluate, probe
 from labkit.occupancy import exact_states
 from labkit.on_policy.checks import chances
+from labkit.on_policy.exit_time_pg import exit_time_pg
 from labkit.on_policy.family import Shape, a2c, reinforce
 from labkit.on_policy.pg_guide import pg_guide
 from labkit.policy import Categorical
@@ -64,4 +66,12 @@ def guide_run() -> Recording:
         "step": DriftMeter(exact_states(world.mdp), reference="previous"),
     }
     grid = {"gamma": (0.9,), "lr": (0.01,), "epochs": (1, 4, 16), "recipe": (0, 1, 2, 3, 4)}
-    return Recording(record(method, world, Lanes(range(10), grid), steps=9_600, meters=meters), method, options)
+    return Recording(record(method, world, Lanes(range(10), grid), steps=4_800, meters=meters), method, options)
+
+
+def exit_time_run() -> Recording:
+    """The share repurchase of twelve days: the exact value of the policy, from the payoff at the exit and from the critic's rise."""
+    contract, method = worlds.make("control.repurchase"), replace(exit_time_pg, shape=Shape(envs=64, width=32))
+    nodes = contract.nodes()
+    meters = {"value": lambda snapshot: SimpleNamespace(value=contract.value(chances(snapshot.learner, nodes)[..., 1]))}
+    return Recording(record(method, contract, Lanes(range(10), {"critic": (0.0, 1.0)}), 614_400, every=40, meters=meters), method, {})

@@ -17,7 +17,6 @@ from labkit.on_policy.fixpo import fixpo
 from labkit.on_policy.props import props
 from labkit.on_policy.ta_lpo import GENERATIONS, ta_lpo
 from labkit.on_policy.trpo import trpo
-from labkit.on_policy.vmpo import vmpo
 from labkit.record import Record, Recorder
 from labkit.studio.figures.grid import watch
 from labkit.worlds.grid import enumerate_states, exact_return
@@ -87,16 +86,6 @@ def discovered_po_arm() -> Recording:
 def props_arm() -> Recording:
     """A behaviour policy that leans against sampling error; this batch and the last."""
     return arm(props, {})
-
-
-def vmpo_arm() -> Recording:
-    """The better half imitated, steps of mean KL 0.05."""
-    return arm(vmpo, {"eps_a": (0.05,)})
-
-
-def ta_lpo_arm() -> Recording:
-    """The drift function that was grown with the clock, its time measured out for this training."""
-    return arm(ta_lpo, {"N": (UPDATES,)})
 
 
 def grown() -> Recording:
