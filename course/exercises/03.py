@@ -1,4 +1,4 @@
-"""Exercises of chapter 03: the clip, the length of a natural step, the repair's exit, a drift function, leaning, reading a clip, and evolution."""
+"""Exercises of chapter 03: the clip, a natural step, the repair's exit, a drift function, leaning, reading a clip, and evolution."""
 import torch
 
 from labkit.course.progress import Exercise
