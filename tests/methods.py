@@ -31,13 +31,13 @@ FAMILIES = {
             "eps_oracle": ("bandit.payments", "bandit.rewriting"), "adyen": ("bandit.payments",), "querybandits": ("bandit.rewriting",),
             "purely_periodic": ("bandit.recovering",), "wtb": ("bandit.tallying", "bandit.arms"),
         },
-    ),  # fmt: skip
+    ),
     "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
     "tabular": Family(
         ("finite.garnet",), judge="evaluate", misfit="control.cartpole",
         elsewhere={"performative_rl": ("finite.performative",), "crl_survey": ("finite.rooms",)},
-    ),  # fmt: skip
-}
+    ),
+}  # fmt: skip
 SMALL = {"envs": 4, "steps": 32, "width": 8, "minibatches": 2, "plays": 4, "rounds": 8, "stride": 25}  # of shapes that have such a size
 
 
