@@ -12,7 +12,6 @@ from labkit.errors import LabError
 from labkit.knobs import read_knobs
 from labkit.studio import study
 from labkit.studio.gallery import View
-from labkit.studio.live import Training
 from labkit.studio.pages import BARE, box, prose
 from labkit.studio.session import Session, Whole
 from labkit.studio.study import Settings
@@ -86,7 +85,7 @@ class Explorer(Session):
         return Settings(self.world, self.algorithm, read_knobs(self.knobs), self.seeds, self.updates, self.layout)
 
     @property
-    def current(self) -> Training | None:
+    def current(self) -> WorkerRun | None:
         """The run of these settings, where there is one."""
         with suppress(LabError):  # of words that are no settings there is none
             return self.runs.get(str(self.settings))
@@ -128,7 +127,7 @@ class Explorer(Session):
         run.start()
         self._list_runs()
 
-    def _begin(self, settings: Settings) -> Training:
+    def _begin(self, settings: Settings) -> WorkerRun:
         run = WorkerRun(settings, self.limits, self.spend)
         self.runs.pop(str(settings), None)
         for other in self.runs.values():

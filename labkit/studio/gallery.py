@@ -36,7 +36,8 @@ class Gallery:
     def __init__(self) -> None:
         self._kept: dict[tuple, Any] = {}
 
-    def _keep(self, key: tuple, make: Callable[[], Any]) -> Any:
+    def keep(self, key: tuple, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for a key. Who takes an id into the key keeps what it is of in what is made."""
         if key not in self._kept:
             self._kept[key] = make()
             while len(self._kept) > KEPT:
@@ -59,24 +60,23 @@ class Gallery:
     def _record(self, run: Training, view: View) -> tuple[Record, str]:
         """The record so far with the drift that is asked for, and that curve's name."""
         record, triple = run.record(), (view.reference, view.divergence, view.states)
-        return self._keep((id(record), *triple), lambda: (*study.with_drift(record, *triple), record))[:2]
+        return self.keep((id(record), *triple), lambda: (*study.with_drift(record, *triple), record))[:2]
 
     def _curve(self, run: Training, view: View, other: Study | None, curve: str) -> go.Figure:
         record, _ = self._record(run, view)
         point = None if view.setting < 0 else view.setting
-        fig = self._keep((id(record), point, curve), lambda: plain(figures.learning_curve, record, point, curve))
+        fig = self.keep((id(record), point, curve), lambda: plain(figures.learning_curve, record, point, curve))
         fig = go.Figure(fig)
         if other and other[1].moments:
             theirs, _ = self._record(other[1], view)
-            with_them = min(max(view.setting, 0), len(theirs.lanes.points) - 1)
-            overlay(fig, plain(figures.learning_curve, theirs, with_them, curve), with_them, f"B: {setting_name(theirs, with_them)}")
+            beside(fig, theirs, pick(theirs, view), curve)
         return fig
 
     def _floor(self, settings: Settings, run: Training, view: View) -> go.Figure | None:
         record, ground = run.record(), study.ground(settings.world, settings.layout)
         if ground is None:
             return None
-        at, point = place(record, view), min(max(view.setting, 0), len(record.lanes.points) - 1)
+        at, point = place(record, view), pick(record, view)
         fig = plain(figures.grid_arrows, cut(record, at, at + 1), ground, point, None if view.seed < 0 else view.seed)
         below = fig.layout.margin.b or 20
         return fig.update_layout(height=(fig.layout.height or 400) - below + 20, margin_b=20)  # no slider stands there
@@ -88,11 +88,21 @@ def place(record: Record, view: View) -> int:
     return last if view.moment < 0 else min(view.moment, last)
 
 
+def pick(record: Record, view: View) -> int:
+    """The one setting of a record that is drawn where only one can be."""
+    return min(max(view.setting, 0), len(record.lanes.points) - 1)
+
+
 def cut(record: Record, first: int, end: int) -> Record:
     """Moments first .. end - 1 of a record."""
     curves = {name: rows[first:end] for name, rows in record.curves.items()}
     fields = {name: rows[first:end] for name, rows in record.fields.items()}
     return replace(record, steps=record.steps[first:end], curves=curves, fields=fields)
+
+
+def beside(fig: go.Figure, other: Record, point: int, curve: str) -> None:
+    """Lay a curve of another run's setting over a figure of that curve, as B."""
+    overlay(fig, plain(figures.learning_curve, other, point, curve), point, f"B: {setting_name(other, point)}")
 
 
 def overlay(fig: go.Figure, other: go.Figure, point: int, name: str) -> None:

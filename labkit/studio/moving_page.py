@@ -15,8 +15,7 @@ from labkit.knobs import read_knobs
 from labkit.record import Record
 from labkit.studio import figures, study
 from labkit.studio.figures.moving import DRIFT
-from labkit.studio.gallery import View, overlay, place, plain
-from labkit.studio.live import Training
+from labkit.studio.gallery import View, beside, pick, place, plain
 from labkit.studio.pages import BARE, box, prose
 from labkit.studio.session import Session, Whole
 from labkit.studio.study import STEERED, Settings
@@ -76,7 +75,11 @@ class MovingWorlds(Session):
             "seed": self._select("seed", "World and beliefs of", {"all seeds": -1}),
         }
         look: dict[str, Any] = {"sizing_mode": "fixed", "width": 124}
-        self.presses = {kind: self._button(name, partial(self.press, kind), description=KINDS[kind], **look) for kind, name in BUTTONS.items()}
+        for card in self.cards.values():
+            card.visible = False  # there is nothing to see yet
+        self.presses = {
+            kind: self._button(name, partial(self.press, kind), description=KINDS[kind], **look) for kind, name in BUTTONS.items()
+        }
         self.story = prose()
         self.clear = self._button("Forget all events", self.forget, **look | {"width": 160})
         left, right = (pn.Column(*(self.cards[name] for name in TITLES if (name in CURVES) == curved), **BARE) for curved in (True, False))
@@ -102,7 +105,7 @@ class MovingWorlds(Session):
         return {"A": mine} | ({"B": other} if self.versus else {})
 
     @property
-    def current(self) -> Training | None:
+    def current(self) -> WorkerRun | None:
         with suppress(LabError):
             return self.shown if self.shown and self._standing == self.both else None
         return None
@@ -164,7 +167,7 @@ class MovingWorlds(Session):
     def _begin(self) -> None:
         """New runs in place of the old ones. LabError, and nothing is lost, where they cannot be begun."""
         if len(self.both) > self.limits.open:
-            raise LabError(f"A page here may have {self.limits.open} runs that can go on; compare with nothing, or one after the other.")
+            raise LabError(f"A page here may have {self.limits.open} run that can go on; compare with nothing.")
         fresh = {name: WorkerRun(settings, self.limits, self.spend) for name, settings in self.both.items()}
         self.close()
         self.runs, self.shown = fresh, fresh["A"]
@@ -172,7 +175,7 @@ class MovingWorlds(Session):
         self._list_lanes()
 
     @property
-    def together(self) -> list[Training]:
+    def together(self) -> list[WorkerRun]:
         return list(self.runs.values())
 
     def press(self, kind: str) -> None:
@@ -211,16 +214,16 @@ class MovingWorlds(Session):
     def pictures(self) -> dict[str, go.Figure]:
         if self.shown is None or not self.shown.moments:
             raise LabError("There is nothing to show yet; press Train first.")
-        records = {name: figures.with_distance(run.record()) for name, run in self.runs.items() if run.moments}
+        records = {name: self._measured(run.record()) for name, run in self.runs.items() if run.moments}
         view, mine = View(self.setting, self.seed, self.moment), records["A"]
         events, last = self._standing["A"].events or (), max(int(record.steps[-1]) for record in records.values())
-        step = mine.steps[place(mine, view)].item()
-        out = {name: self._curve(records, view, curve) for name, curve in CURVES.items()}
+        step = int(mine.steps[place(mine, view)])
+        out = {name: go.Figure(self._curve(records, view, curve)) for name, curve in CURVES.items()}
         for name, record in records.items():
             tail = "" if name == "A" else " B"
             if "belief" in record.fields:
-                out[f"belief{tail}"] = plain(figures.detector, record, self._point(record), None if self.seed < 0 else self.seed)
-            out[f"floor{tail}"] = self._floor(record, step, events)
+                out[f"belief{tail}"] = plain(figures.detector, record, pick(record, view), None if self.seed < 0 else self.seed)
+            out[f"floor{tail}"] = self._floor(record, view, step, events)
         for name, fig in out.items():
             if "floor" not in name:
                 figures.mark_events(fig, events, last)
@@ -228,22 +231,25 @@ class MovingWorlds(Session):
                 fig.update_layout(margin=MARGINS, xaxis_range=[0, last])
         return out
 
-    def _point(self, record: Record) -> int:
-        """The setting whose beliefs and world are drawn."""
-        return min(max(self.setting, 0), len(record.lanes.points) - 1)
+    def _measured(self, record: Record) -> Record:
+        return self.gallery.keep((id(record), DRIFT), lambda: (figures.with_distance(record), record))[0]
 
     def _curve(self, records: dict[str, Record], view: View, curve: str) -> go.Figure:
-        fig = plain(figures.learning_curve, records["A"], None if view.setting < 0 else view.setting, curve)
-        if "B" in records:
-            other, point = records["B"], self._point(records["B"])
-            overlay(fig, plain(figures.learning_curve, other, point, curve), point, f"B: {figures.setting_name(other, point)}")
-        return fig
+        """A curve of A, and of B beside it; it does not change from one moment to the next, so it is kept."""
 
-    def _floor(self, record: Record, step: int, events: Events) -> go.Figure:
+        def draw() -> tuple[go.Figure, dict[str, Record]]:
+            fig = plain(figures.learning_curve, records["A"], None if view.setting < 0 else view.setting, curve)
+            if "B" in records:
+                beside(fig, records["B"], pick(records["B"], view), curve)
+            return fig, records
+
+        return self.gallery.keep((curve, view.setting, *map(id, records.values())), draw)[0]
+
+    def _floor(self, record: Record, view: View, step: int, events: Events) -> go.Figure:
         at = min(int((record.steps < step).sum()), len(record.steps) - 1)
-        seed, life = max(self.seed, 0), self.runs["A"].settings.life
+        seed, life = max(view.seed, 0), self._standing["A"].life
         world = small(write_events(events), record.lanes.seeds[seed], life)
-        return figures.small_world(record, world, at, self._point(record), seed)
+        return figures.small_world(record, world, at, pick(record, view), seed)
 
     def _wanted(self) -> tuple:
         a, b = self.runs.get("A"), self.runs.get("B")

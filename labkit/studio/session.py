@@ -22,10 +22,9 @@ from labkit.record import Record
 from labkit.studio import figures, study
 from labkit.studio.gallery import Gallery
 from labkit.studio.limits import Limits
-from labkit.studio.live import Training
 from labkit.studio.pages import BARE, FIELD, INPUT, TEXT, WIDE, box, prose
 from labkit.studio.study import Settings
-from labkit.studio.worker import LIMITS, LINE
+from labkit.studio.worker import LIMITS, LINE, WorkerRun
 
 RATE = 8  # looks at the run a second
 CAMERA = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "drift"},
@@ -57,6 +56,8 @@ class Session(pn.viewable.Viewer):
 
     link: ClassVar[Sequence[str]]
     titles: ClassVar[dict[str, str]]  # of its pictures; those of grids are called "floor..."
+    controls: pn.Column
+    view: pn.Column
     new: ClassVar[str]  # what the status line says before there is a run
     tables: ClassVar[dict[str, str]] = {"knobs": "algorithm"}  # which parameter holds the knobs of the method that another one names
 
@@ -72,8 +73,8 @@ class Session(pn.viewable.Viewer):
     def __init__(self, limits: Limits = LIMITS, spend: Callable[[int], None] = lambda steps: None, **settings: Any) -> None:
         super().__init__(**settings)
         self.limits, self.spend, self.touched = limits, spend, time.monotonic()
-        self.runs: dict[str, Training] = {}
-        self.shown: Training | None = None
+        self.runs: dict[str, WorkerRun] = {}
+        self.shown: WorkerRun | None = None
         self.gallery = Gallery()
         self.drawn: tuple = ()
         self.reported: tuple = ()
@@ -96,12 +97,12 @@ class Session(pn.viewable.Viewer):
         raise NotImplementedError
 
     @property
-    def current(self) -> Training | None:
+    def current(self) -> WorkerRun | None:
         """The run of these settings, where there is one."""
         raise NotImplementedError
 
     @property
-    def together(self) -> list[Training]:
+    def together(self) -> list[WorkerRun]:
         """The runs that Pause and Stop are for, the shown one first."""
         return [self.shown] if self.shown else []
 
@@ -249,7 +250,7 @@ class Session(pn.viewable.Viewer):
 
     def pause(self) -> None:
         """Pause the shown run, or let it go on, and what goes with it."""
-        halt = bool(self.shown) and self.shown.state == "running"
+        halt = self.shown is not None and self.shown.state == "running"
         for run in self.together:
             (run.pause if halt else run.resume)()
 
@@ -324,7 +325,7 @@ class Session(pn.viewable.Viewer):
         self.buttons["pause"].param.update(name="Resume" if state == "paused" else "Pause", disabled=idle)
         self.buttons["stop"].disabled = idle
 
-    def _sentence(self, run: Training) -> str:
+    def _sentence(self, run: WorkerRun) -> str:
         """Where the run stands."""
         if (before := LINE.before(run)) is not None:
             return f"Waiting for a free core, {before} before you."
@@ -375,7 +376,7 @@ class Session(pn.viewable.Viewer):
         took = drawn[1] + time.perf_counter() - begun
         self.rested = time.monotonic() + took * 2 * max(1, LINE.busy)
 
-    def _place(self, pictures: dict[str, go.Figure], run: Training) -> None:
+    def _place(self, pictures: dict[str, go.Figure], run: WorkerRun) -> None:
         """Put pictures on the page, each with its text alternative, and the scrubber in step."""
         for name, pane in self.panes.items():
             fig = pictures.get(name)

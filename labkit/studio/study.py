@@ -114,7 +114,7 @@ class Settings:
 
     def fields(self, method: Algorithm, world: World, lanes: Lanes) -> dict[str, Callable[[Snapshot], Tensor]]:
         """What to record of a run of these parts for its pictures."""
-        return watched(self.world, self.layout) if self.events is None else watch_moving(method, world)
+        return watched(self.world, self.layout) if self.events is None else watch_moving(method, world)  # type: ignore[arg-type]
 
 
 def notches(knob: Knob) -> list[float]:

@@ -46,7 +46,7 @@ def watch_moving(method: Algorithm, world: SteeredWorld) -> dict[str, Callable[[
         top = q.amax(-1, keepdim=True)
         return (q >= top - EQUAL * top.abs()).float()
 
-    fields = {
+    fields: dict[str, Callable[[Snapshot], Tensor]] = {
         "policy": lambda snapshot: policy(snapshot).float(),
         "occupancy": lambda snapshot: discounted(now(snapshot))(policy(snapshot)).float(),
         "best": best,
