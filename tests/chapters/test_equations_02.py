@@ -260,3 +260,25 @@ def test_in_an_mdp_the_fisher_matrix_turns_the_gradient_into_the_advantage():
     whole = torch.einsum("ls,lsa,lsaub,lsavc->lubvc", d, pi, score, score)
     torch.testing.assert_close(torch.einsum("lubub->lub", whole), torch.diagonal(fisher, dim1=-2, dim2=-1))
     torch.testing.assert_close(torch.einsum("lubvc,lvc->lub", whole, A / (1 - 0.9)), gradient)
+
+
+# 6: the end is one's own doing
+
+
+def test_the_contract_pays_what_the_equation_says():
+    contract = worlds.make("control.repurchase", dates=6, shares=2)
+    average, cash, bought = torch.tensor([1.1, 0.9]).double(), torch.tensor([2.05, 0.8]).double(), torch.tensor([2, 1])
+    expected = [2 * 1.1 - 2.05, 2 * 0.9 - 0.8 - 2.0 * 1]
+    torch.testing.assert_close(contract.payoff(average, cash, bought), torch.tensor(expected).double())
+
+
+# 8: the map
+
+
+def test_vmpos_direction_is_the_gradient_over_eta_to_first_order():
+    """E[exp(A / eta) score] = g / eta + O(1 / eta^2): the rest falls a hundredfold where eta grows tenfold."""
+    pi, adv = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([1.0, -0.5, -1.75]).double()
+    score, off = torch.eye(3).double() - pi, []
+    for eta in (100.0, 1000.0):
+        off.append(((pi * (adv / eta).exp()) @ score - (pi * adv) @ score / eta).norm())
+    assert off[0] / off[1] == pytest.approx(100, rel=0.02)

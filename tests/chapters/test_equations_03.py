@@ -14,10 +14,13 @@ from labkit.learner import Learner
 from labkit.nn import Table
 from labkit.on_policy.checks import tabular
 from labkit.on_policy.discovered_po import braked, drift
+from labkit.on_policy.evolution import learnt_drift
 from labkit.on_policy.family import Shape, clipped, fit_critic, minibatches, policy_loss
 from labkit.on_policy.fixpo import adapt, fixpo, give_up, pull, repair
 from labkit.on_policy.props import frequencies, props, repetition
+from labkit.on_policy.ta_lpo import FOUND
 from labkit.on_policy.trpo import step_within, trpo
+from labkit.on_policy.vmpo import temperature_loss
 from labkit.policy import Categorical
 from labkit.worlds.finite import advantage, expected_return, from_table, occupancy
 
@@ -189,3 +192,24 @@ def test_no_lean_is_on_policy_and_a_lean_errs_less():
     error = (visited * torch.special.xlogy(taken, taken / pi).sum(-1)).sum(-1).view(2, 20).mean(1)
     assert torch.equal(learner.nets["behaviour"].theta[:20], learner.nets["pi"].theta[:20])
     assert error[0].item() == pytest.approx(5 * 2 / (2 * 512), rel=0.3) and error[1] < 0.6 * error[0]
+
+
+def test_the_temperature_rests_at_its_radius():
+    """d/d eta of eta eps + eta log mean exp(A / eta) is eps - KL(psi || uniform), and it is where vmpo's temperature stops."""
+    adv, eta = torch.tensor([[2.0, 1.0, 0.5, 0.1]], dtype=torch.float64), torch.tensor([[0.7]], dtype=torch.float64, requires_grad=True)
+    loss = temperature_loss(adv, torch.ones(1, 4, dtype=torch.bool), eta, torch.tensor([[0.02]], dtype=torch.float64))
+    by_hand = eta * 0.02 + eta * (adv / eta).exp().mean(1, keepdim=True).log()
+    torch.testing.assert_close(loss, by_hand[:, 0])
+    psi = (adv / 0.7).softmax(1)
+    slope = torch.autograd.grad(loss.sum(), eta)[0].item()
+    assert slope == pytest.approx(0.02 - (psi * (psi * 4).log()).sum().item(), abs=1e-12)
+
+
+def test_the_grown_brake_is_the_network_of_the_equation():
+    weights = torch.tensor(FOUND, dtype=torch.float64)
+    r, a, spent = 1.4, -0.8, 0.6
+    x = [1 - r, (1 - r) ** 2, math.log(r), math.log(r) ** 2]
+    x = torch.tensor([*x, *(v * a for v in x)], dtype=torch.float64)
+    net = weights[16 * 8 :] @ (weights[: 16 * 8].view(16, 8).T @ torch.cat([x, spent * x])).tanh()
+    ours = learnt_drift(weights[None], torch.tensor([[spent]]).double(), torch.tensor([[r]]).double(), torch.tensor([[a]]).double())
+    assert ours.item() == pytest.approx(max(net.item() - 1e-4, 0), abs=1e-12)
