@@ -1,5 +1,6 @@
 """Recovering arms: what each has regained in every round, and who harvests it when."""
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 from torch import Tensor
@@ -38,7 +39,7 @@ def recovering_arms(curve: Tensor, idle: Tensor, names: Sequence[str], bound: fl
     text = f"What {len(curve)} arms have regained, and what policies take of it in {worth.shape[1]} rounds. {said}."
     still = [trace for p in range(len(names)) for trace in (_most(curve, p), _rows(taken[p], p))]
     moments = [[t for p in range(len(names)) for t in _moment(worth[p], taken[p], names[p], p, now)] for now in range(worth.shape[1])]
-    axes = _axes(len(names), *worth.shape[1:], float(curve.max()))
+    axes = _axes(len(names), worth.shape[1], len(curve), float(curve.max()))
     fig = figure([*still, *moments[-1]], text, height=520, barmode="overlay", bargap=0.25, **axes)
     fig = animate(fig, moments, [str(now + 1) for now in range(len(moments))], range(len(still), len(fig.data)), below=45)
     fig.layout.sliders[0].currentvalue.prefix = "round "
@@ -51,16 +52,16 @@ def _place(p: int, row: int) -> dict[str, str]:
     return {"xaxis": f"x{number}", "yaxis": f"y{number}"}
 
 
-def _axes(policies: int, rounds: int, arms: int, most: float) -> dict[str, dict]:
+def _axes(policies: int, rounds: int, arms: int, most: float) -> dict[str, dict[str, Any]]:
     """Two rows of axes, policies beside each other; the arms have names on the left alone."""
-    wide, out = (1 - GAP * (policies - 1)) / policies, {}
+    wide, out = (1 - GAP * (policies - 1)) / policies, dict[str, dict[str, Any]]()
     rows = (("would pay now", [0, 1.08 * most], -1.7, [0.53, 1.0]), ("round", [0.5, rounds + 0.5], -0.5, [0.0, 0.37]))
     for p in range(policies):
         across = [p * (wide + GAP), p * (wide + GAP) + wide]
         for row, (label, span, top, high) in enumerate(rows):
             end = "" if p == row == 0 else str(2 * p + row + 1)
             out[f"xaxis{end}"] = {"domain": across, "anchor": f"y{end}", "range": span, "title": {"text": label}}
-            arm = {"range": [arms - 0.5, top], "tickvals": list(range(arms)), "title": {"text": "" if p else "arm"}}
+            arm: dict[str, Any] = {"range": [arms - 0.5, top], "tickvals": list(range(arms)), "title": {"text": "" if p else "arm"}}
             out[f"yaxis{end}"] = {"domain": high, "anchor": f"x{end}", "showgrid": False, "showticklabels": p == 0, "ticks": "", **arm}
     return out
 
