@@ -62,11 +62,14 @@ rbocpd_ucrl2 = replace(
 SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def check(seeds: Sequence[int] = range(20), steps: int = 20_000) -> Verdict:
+def check(seeds: Sequence[int] = range(1000, 1020), steps: int = 20_000) -> Verdict:
     """A river that turns round three times, five sizes of the turn; and the full turn without hazard, which is ucrl2. The full turn:
     regret of ucrl2 less that with restarts. No turn: in how many lanes there is a restart. The others: rank correlation of the size
     with the steps from the first turn to the next restart, or to the second turn where there is none; it is 0 where all take
-    equally long."""
+    equally long.
+
+    Seeds from 1000 up: on 0 to 19, looked at every 100 steps, all delays of some seeds were tied, and sizes and looks were chosen then.
+    """
     shifts, hs = (1.0, *SHIFTS), (0.0, *[rbocpd_ucrl2.knobs["h"].default] * len(SHIFTS))
     world = reversing(seed=[*seeds] * len(hs), shift=[x for x in shifts for _ in seeds], life=steps)
     often, lanes = replace(rbocpd_ucrl2, shape=Shape(stride=20)), Lanes(tuple(seeds), {"h": hs})
