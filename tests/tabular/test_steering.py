@@ -1,6 +1,6 @@
 """A world changed by hand while methods learn in it: who can, which policy it answers, and that the past is not touched."""
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_pressed_while_it_learns_is_the_same_as_told_beforehand(key):
 
 def test_a_world_answers_the_policy_deployed_for_a_block():
     learned = snapshots("q_learning", "respond@150", 3)
-    for before, after in zip(learned, learned[1:], strict=False):
+    for before, after in pairwise(learned):
         assert after.learner.memory["deployed"].equal(before.learner.memory["log_pi"].exp()), f"a new one every {BLOCK} steps"
     world, last = steered("respond@150", seed=[0, 1], life=2000), learned[-1].learner
     faced = world.facing(last.memory["clock"] - 1, last.memory["deployed"])

@@ -1,4 +1,6 @@
 """A grid that is changed by events: what they are in words, what holds at each step, and that nothing later shows earlier."""
+import itertools
+
 import pytest
 import torch
 
@@ -94,7 +96,7 @@ def test_each_scene_has_another_goal_and_other_ways():
     models = [model(world, n) for n in range(6)]
     goals = {int(mdp.r[0].amax(-1).argmax()) for mdp in models}
     assert len(goals) == 6
-    assert all(not one.P.equal(other.P) for one, other in zip(models, models[1:], strict=False))
+    assert all(not one.P.equal(other.P) for one, other in itertools.pairwise(models))
 
 
 def test_what_holds_at_a_step_is_decided_by_the_events_up_to_it():
