@@ -57,7 +57,7 @@ class Explorer(Session):
         )  # fmt: skip
 
     def _build_view(self) -> None:
-        self._panes(dict.fromkeys(TITLES, 330))
+        self._panes(dict.fromkeys(("return", "drift", "frontier"), 330))
         self.menus |= {
             "setting": self._select("setting", "Setting", {"all": -1}),
             "seed": self._select("seed", "Picture of", {"all seeds": -1}),

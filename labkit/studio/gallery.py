@@ -3,12 +3,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from labkit.errors import LabError
 from labkit.record import Record
 from labkit.studio import figures, study
-from labkit.studio.figures.curves import setting_name
+from labkit.studio.figures.curves import apart, setting_name
 from labkit.studio.live import Training
 from labkit.studio.study import Settings
 from labkit.studio.theme import INK, rgba, style
@@ -101,8 +102,14 @@ def cut(record: Record, first: int, end: int) -> Record:
 
 
 def beside(fig: go.Figure, other: Record, point: int, curve: str) -> None:
-    """Lay a curve of another run's setting over a figure of that curve, as B."""
+    """Lay a curve of another run's setting over a figure of that curve, as B; all names of lines keep their distance."""
     overlay(fig, plain(figures.learning_curve, other, point, curve), point, f"B: {setting_name(other, point)}")
+    names, lines = ([t for t in fig.data if t.mode == mode] for mode in ("text", "lines"))
+    if lines:
+        tall = max(np.nanmax(t.y) for t in lines) - min(np.nanmin(t.y) for t in lines)
+        places = iter(apart([y for t in names for y in t.y], 0.12 * tall))
+        for trace in names:
+            trace.y = [next(places) for _ in trace.y]
 
 
 def overlay(fig: go.Figure, other: go.Figure, point: int, name: str) -> None:

@@ -69,7 +69,7 @@ class MovingWorlds(Session):
         )  # fmt: skip
 
     def _build_view(self) -> None:
-        self._panes({"regret": 300, "gap": 260, "drift": 260, "belief": 320, "belief B": 320})
+        self._panes({"regret": 300, "gap": 280, "drift": 320, "belief": 320, "belief B": 320, "floor": 370, "floor B": 370})
         self.menus |= {
             "setting": self._select("setting", "Setting", {"all": -1}),
             "seed": self._select("seed", "World and beliefs of", {"all seeds": -1}),
@@ -82,11 +82,12 @@ class MovingWorlds(Session):
         }
         self.story = prose()
         self.clear = self._button("Forget all events", self.forget, **look | {"width": 160})
-        left, right = (pn.Column(*(self.cards[name] for name in TITLES if (name in CURVES) == curved), **BARE) for curved in (True, False))
+        side = BARE | {"styles": {"flex": "1 1 380px", "min-width": "min(100%, 300px)"}}  # one below the other where there is little room
+        left, right = (pn.Column(*(self.cards[name] for name in TITLES if (name in CURVES) == curved), **side) for curved in (True, False))
         self.view = pn.Column(
             box(prose("<h2>Change the world</h2>"), pn.FlexBox(*self.presses.values(), self.clear, **BARE), self.story),
             box(pn.Row(self.slider, self.when, **BARE), pn.Row(self.menus["setting"], self.menus["seed"], **BARE)),
-            pn.Row(left, right, **BARE),
+            pn.FlexBox(left, right, **BARE),
             self._downloads(),
             **BARE,
         )  # fmt: skip

@@ -176,11 +176,11 @@ class Session(pn.viewable.Viewer):
         self.knob_boxes = {table: pn.Column(**BARE) for table in self.tables}
 
     def _panes(self, heights: dict[str, int]) -> None:
-        """The scrubber, and for each of `titles` a card with its picture and its text alternative."""
+        """The scrubber, and for each of `titles` a card with its picture, of its own size or of such a height, and its text."""
         self.slider = pn.widgets.IntSlider(name="Moment", start=0, end=1, disabled=True, show_value=False, **FIELD)
         self.slider.param.watch(lambda event: self._scrub(event.new), "value")
         self.when = pn.pane.HTML("", stylesheets=[TEXT], width=140, margin=(20, 0, 0, 12))
-        looks = {name: {"align": "center", "margin": 0} if "floor" in name else BARE | {"height": heights[name]} for name in self.titles}
+        looks = {name: BARE | {"height": heights[name]} if name in heights else {"align": "center", "margin": 0} for name in self.titles}
         self.panes = {name: pn.pane.Plotly(None, config=CAMERA, **look) for name, look in looks.items()}
         self.notes = {name: prose() for name in self.panes}
         self.cards = {name: self._card(name, title) for name, title in self.titles.items()}

@@ -155,7 +155,11 @@ def test_pressed_live_is_replayed_from_the_link(session, tmp_path):
     kept = store.load(tmp_path / "run")
     assert_same(kept, session.shown.record())
     assert kept.notes[-1] == "the world was steered: jump@100,respond@200"
-    assert set(session.pictures()) == {"regret", "gap", "drift", "belief", "floor"}
+    pictures = session.pictures()
+    assert set(pictures) == {"regret", "gap", "drift", "belief", "floor"}
+    heat, bars = pictures["belief"].data
+    assert torch.allclose(torch.tensor(heat.z).T, kept.fields["belief"].amax(-1).mean(1)) and kept.fields["belief"].max() > 0
+    assert torch.allclose(torch.tensor(bars.y).cumsum(0), kept.curves["restarts"].mean(1))
     other.close()
 
 

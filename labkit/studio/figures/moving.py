@@ -111,8 +111,8 @@ def detector(record: Record, point: int = 0, seed: int | None = None) -> go.Figu
 def small_world(record: Record, world: SteeredWorld, at: int, point: int = 0, seed: int = 0) -> go.Figure:
     """The grid at moment `at` of a record: goals as deep as they pay, hollow arrows for what is now best, full ones for what was learnt.
 
-    An arrow points where its action leads by now, and is as long as that is sure. world: that of the one seed, numbered as in the
-    record. Learnt actions that are not among the best are crossed.
+    An arrow points where its action leads by now, and reaches the further the surer that is; a dot runs into a wall. world: that of
+    the one seed, which is numbered as in the record.
     """
     row, lane = record.setting(point).start + seed, int(world.mode(record.steps[at : at + 1] - 1))
     mdp = world.models
@@ -128,12 +128,12 @@ def small_world(record: Record, world: SteeredWorld, at: int, point: int = 0, se
     said = ", ".join(f"column {int(x)}, row {int(y)} ({p:.0%})" for (x, y), p in zip(places, pays, strict=True) if p > 0)
     text = (f"The world of seed {record.lanes.seeds[seed]} at step {record.steps[at]:,} and the policy of {record.algorithm} "
             f"({setting_name(record, point)}) in it. Goals: {said}. In {int(right.sum())} of {len(right)} states, where it spends "
-            f"{amount:.0%} of its time, the learnt action is one of the best.")  # fmt: skip
+            f"{amount:.0%} of its time, the learnt action is one of the best. A dot: it runs into a wall.")  # fmt: skip
     side = {"showgrid": False, "showticklabels": False, "ticks": "", "zeroline": False, "fixedrange": True}
     cell = 400 / max(width, height)
     return figure(
         [_ground(where, width, height), *_goals(places, pays, cell), *_arrows(places, leads, best, cell),
-         *_learnt(places, own, right, cell)],
+         *_learnt(*(x[leads.abs().amax((1, 2)) > 0] for x in (places, own, right)), cell)],
         text, xaxis=side | {"range": [-0.5, width - 0.5], "constrain": "domain"},
         yaxis=side | {"range": [height - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
         height=cell * height + 70, margin={"l": 8, "r": 8, "t": 8, "b": 60}, showlegend=True,
@@ -171,11 +171,12 @@ def _arrows(places: Tensor, leads: Tensor, best: Tensor, cell: float) -> list[go
 
 
 def _learnt(places: Tensor, own: Tensor, right: Tensor, cell: float) -> list[go.Scatter]:
-    """Full arrows: learnt, among the best or not."""
-    out, moves = [], own.norm(dim=-1) > 0.05
+    """Full arrows: learnt, among the best or not; dots where a wall is in the way."""
+    out = []
     kinds = (True, "learnt, among the best", COLOURS[0], "arrow"), (False, "learnt, not among them", COLOURS[1], "arrow-bar-up")
     for good, name, colour, symbol in kinds:
-        rows = moves & (right == good)
-        look = {"size": 0.24 * cell, "color": colour, "symbol": symbol, "line": {"color": colour, "width": 1}}
+        rows = right == good
+        symbols = [symbol if far > 0.05 else "circle" for far in own[rows].norm(dim=-1).tolist()]
+        look = {"size": 0.24 * cell, "color": colour, "symbol": symbols, "line": {"color": colour, "width": 1}}
         out.append(_needles(places[rows], own[rows], look, name, cell, 0.3))
     return out
