@@ -123,6 +123,7 @@ def small_world(record: Record, world: SteeredWorld, at: int, point: int = 0, se
     chosen = pi.argmax(-1)
     right = best.gather(-1, chosen[:, None])[:, 0] > 0
     own = leads.gather(1, chosen[:, None, None].expand(-1, 1, 2))[:, 0]
+    matters = leads.abs().amax((1, 2)) > 0
     width, height = (int(x) + 1 for x in places.amax(0))
     amount = float((where * right).sum() / where.sum())
     said = ", ".join(f"column {int(x)}, row {int(y)} ({p:.0%})" for (x, y), p in zip(places, pays, strict=True) if p > 0)
@@ -133,7 +134,7 @@ def small_world(record: Record, world: SteeredWorld, at: int, point: int = 0, se
     cell = 400 / max(width, height)
     return figure(
         [_ground(where, width, height), *_goals(places, pays, cell), *_arrows(places, leads, best, cell),
-         *_learnt(*(x[leads.abs().amax((1, 2)) > 0] for x in (places, own, right)), cell)],
+         *_learnt(places[matters], own[matters], right[matters], cell)],
         text, xaxis=side | {"range": [-0.5, width - 0.5], "constrain": "domain"},
         yaxis=side | {"range": [height - 0.5, -0.5], "scaleanchor": "x", "constrain": "domain"},
         height=cell * height + 70, margin={"l": 8, "r": 8, "t": 8, "b": 60}, showlegend=True,
