@@ -99,10 +99,11 @@ def exam(weights: Tensor, lanes: Lanes, tasks: int) -> Tensor:
     return torch.stack(granted, 1).view(len(lanes), tasks, -1)
 
 
-def check(seeds: Sequence[int] = range(10), generations: int = GENERATIONS, tasks: int = 50) -> Verdict:
+def check(seeds: Sequence[int] = range(1000, 1010), generations: int = GENERATIONS, tasks: int = 50) -> Verdict:
     """Drift functions grown with the clock and without, one a meta-seed: what learners reach in new MDPs, and whether the brake closes.
 
-    The noise was doubled to 1 before any drift was grown, because at 0.5 the learners ended within 2% of the optimum without a brake.
+    The noise was doubled to 1 when half-grown drifts of other seeds had been seen, because at 0.5 learners without a brake ended within
+    2% of the optimum. Seeds from 1000 up, because 0 to 9 were looked at beforehand; nothing was changed after that look.
     """
     lanes, spent = Lanes(tuple(seeds), {"clock": (0.0, 1.0)}), torch.linspace(0, 1, 11)
     weights, _ = next(islice(evolve(lanes), generations - 1, None))
