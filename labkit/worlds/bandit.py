@@ -23,7 +23,7 @@ class Bandit(World):
     arms: int
     sigma: float = 0.0  # standard deviation of a payment
     horizon = 5000
-    obs_size, obs_low, obs_high = 1, 0.0, 1.0
+    obs_size, obs_low, obs_high = 1, 1.0, 1.0
 
     def expected(self, state: State) -> Tensor:
         """The exact mean of what each arm would pay in this round, (L, E, N)."""
