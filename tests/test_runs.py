@@ -72,7 +72,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(capsys, monkeypatch):
         (["train", "pppo", "finite.chain"], "There is no method 'pppo'"),
         (["train", "ppo", "finite.chian"], "There is no world 'finite.chian'; did you mean"),
         (["train", "ppo", "finite.chain", "--shape", "depth=3"], "ppo cannot have the shape depth=3; it takes whole numbers of 1 or more"),
-        (["train", "exact_pg", "finite.chain", "--shape", "envs=3"], "exact_pg cannot have the shape envs=3; it takes whole numbers of 1 or more for stride."),
+        (["train", "exact_pg", "finite.chain", "--shape", "envs=3"], "exact_pg cannot have the shape envs=3; it takes whole numbers"),
         (["train", "ppo", "finite.chain", "--seeds", "0"], "at least one seed"),
         (["train", "ppo", "finite.chain", "--steps", "0"], "at least 1 step"),
         (["train", "ppo", "finite.chain", "--every", "0"], "every=0"),
