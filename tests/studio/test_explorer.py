@@ -1,7 +1,6 @@
 """The Drift Explorer without a browser: runs in words, drift from a record, the session that a page shows."""
 import io
 import re
-import time
 import zipfile
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from labkit.studio import gallery, serve, study
 from labkit.studio.explorer import LINK, NEW, Explorer
 from labkit.studio.gallery import Gallery, View
 from labkit.studio.study import EVERYWHERE, PROBED, VISITED, Settings, with_drift
+from tests.studio.looking import look
 
 CLIFF = Settings("finite.cliff", "policy_iteration", {}, 2, 3)
 
@@ -175,16 +175,6 @@ def session():
     explorer = Explorer(world="finite.cliff", algorithm="policy_iteration", seeds=2, updates=3)
     yield explorer
     explorer.close()
-
-
-def look(explorer, seconds=300):
-    """Until the run rests and everything is drawn."""
-    deadline = time.monotonic() + seconds
-    explorer.look()
-    while explorer.drawing or explorer.stale or explorer.drawn != explorer._wanted() or explorer.busy:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-        explorer.look()
 
 
 def status(explorer):

@@ -1,6 +1,5 @@
 """Moving worlds without a browser: events pressed while runs go on, their link, two methods through the same events."""
 import re
-import time
 import zipfile
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from labkit.studio.moving_page import LINK, NEW, MovingWorlds
 from labkit.studio.study import STEERED, Settings
 from labkit.studio.worker import WorkerRun, steer
 from labkit.worlds.steered import Event, read_events
+from tests.studio.looking import look
 
 JUMP = Settings(STEERED, "q_learning", {}, 2, 4, events=(Event("jump", 200),))
 MANY = ",".join(f"drift@{3000 * n}" for n in range(60))
@@ -42,16 +42,6 @@ def trained():
     page.train()
     yield rested(page)
     page.close()
-
-
-def look(page, seconds=300):
-    """Until the runs rest and everything is drawn."""
-    deadline = time.monotonic() + seconds
-    page.look()
-    while page.drawing or page.stale or page.drawn != page._wanted() or page.busy:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-        page.look()
 
 
 def rested(page):
