@@ -140,7 +140,7 @@ eps_oracle = BanditAlgorithm(
         url="https://arxiv.org/abs/1802.04064",
         claim="Who learns only from the last generation's log needs some exploration, and pays for more than some.",
         lesson="Today's policy writes tomorrow's training set, and the log of chance teaches more than the log of a good policy.",
-        lost="Online oracles, action sets that change from day to day, and contexts without number.",
+        lost="Online oracles, and contexts without number.",
         chapter=6,
     ),
 )
