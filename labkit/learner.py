@@ -12,6 +12,9 @@ from labkit.errors import LabError
 from labkit.lanes import Lanes
 from labkit.nn import NETS, Net, clip_norm
 from labkit.policy import HEADS, Policy
+from labkit.transformer import Transformer
+
+NETS["Transformer"] = Transformer
 
 
 class Learner:

@@ -50,7 +50,7 @@ def test_no_machine_paths_and_no_registry_hosts():
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in sorted((ROOT / "labkit").rglob("*.py"))}
 FAMILIES = {p.parent.name for p in (ROOT / "labkit").glob("*/family.py")}
 LAYERS = [
-    {"errors", "files", "knobs", "lanes", "nn", "policy", "learner", "snapshot", "paper", "worlds.world"},
+    {"errors", "files", "knobs", "lanes", "nn", "transformer", "policy", "learner", "snapshot", "paper", "worlds.world"},
     {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
     {"meter", "occupancy", "record", "store", "claims.ledger"},
