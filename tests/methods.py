@@ -32,13 +32,16 @@ FAMILIES = {
             "purely_periodic": ("bandit.recovering",), "wtb": ("bandit.tallying", "bandit.arms"),
         },
     ),
+    "grpo": Family(("tokens.chain",), judge="advantage", misfit="control.cartpole"),
     "on_policy": Family(("control.cartpole", "control.pendulum"), judge="advantage"),
     "tabular": Family(
         ("finite.garnet",), judge="evaluate", misfit="control.cartpole",
         elsewhere={"performative_rl": ("finite.performative",), "crl_survey": ("finite.rooms",)},
     ),
 }  # fmt: skip
-SMALL = {"envs": 4, "steps": 32, "width": 8, "minibatches": 2, "plays": 4, "rounds": 8, "stride": 25}  # of shapes that have such a size
+SMALL = {  # of shapes that have such a size
+    "envs": 4, "steps": 32, "width": 8, "minibatches": 2, "plays": 4, "rounds": 8, "stride": 25, "prompts": 4, "group": 4, "warm": 0.2,
+}  # fmt: skip
 
 
 def family(method):

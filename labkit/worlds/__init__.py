@@ -2,10 +2,11 @@
 from labkit.worlds import bandit, control, finite, grid, moving, payments, performative, repurchase, rewriting, rooms, steered
 from labkit.worlds.gym import from_gymnasium, register_all
 from labkit.worlds.registry import make, names, register
+from labkit.worlds.tokens import chain
 from labkit.worlds.world import Continuous, Discrete, State, World
 
 __all__ = [
-    "Continuous", "Discrete", "State", "World", "bandit", "control", "finite", "from_gymnasium", "grid", "make", "moving", "names",
+    "Continuous", "Discrete", "State", "World", "bandit", "chain", "control", "finite", "from_gymnasium", "grid", "make", "moving", "names",
     "payments", "performative", "register", "repurchase", "rewriting", "rooms", "steered",
 ]  # fmt: skip
 

@@ -73,11 +73,11 @@ def test_what_is_seen_and_paid_has_its_shape_and_lies_within_its_bounds(key):
 
 @each_world
 def test_the_clock_runs_out_at_the_horizon_and_not_before(key):
-    _, rows = journey(key, horizon=7)
+    world, rows = journey(key, horizon=7)
     age = torch.zeros(2, ENVS)
     for *_, terminated, truncated, _, _ in rows:
         age += 1
-        assert torch.equal(truncated, age == 7)
+        assert torch.equal(truncated, age == world.horizon)
         age[terminated | truncated] = 0
 
 

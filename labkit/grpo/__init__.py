@@ -1,0 +1,1 @@
+"""Language models that learn from verified responses, in groups."""

@@ -1,0 +1,1 @@
+"""Worlds of text, small enough that all that can be written is known."""
