@@ -138,7 +138,7 @@ if __name__ == "__main__":
 """
 
 
-def test_an_interrupted_run_keeps_what_has_ended_and_the_next_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_what_has_ended_and_the_next_goes_on(tmp_path, monkeypatch, at_a_terminal):
     program, folder = tmp_path / "program.py", tmp_path / "ledger"
     program.write_text(PROGRAM)
     command = [sys.executable, str(program), str(folder), *SHORT]

@@ -130,7 +130,7 @@ def test_lean():
 @pytest.fixture
 def told(module, tmp_path, monkeypatch):
     """told(tests) -> {change: killed} of the tiny module."""
-    monkeypatch.setattr(teeth, "FAST", 0.3)
+    monkeypatch.setattr(teeth, "FAST", 1.0)
     name = module(TINY)
 
     def tell(tests):
@@ -157,7 +157,23 @@ def test_weak_tests_let_mutants_live(told):
     assert fate["lean: a - b -> a"]  # the module says itself that it is not so: no import, no mutant
 
 
-FAILING = [("def test_x():\n    assert False\n", "test_x fails though"), ("import {name}x", "cannot be collected")]
+TALKS = """
+import time
+
+class Talks(Exception):
+    def __str__(self):
+        while time.process_time() < 3:
+            pass
+        return "at last"
+
+def test_x():
+    raise Talks
+"""
+FAILING = [
+    ("def test_x():\n    assert False\n", "test_x fails though"),
+    (TALKS, "test_x fails though"),  # in time, though its report comes late
+    ("import {name}x", "cannot be collected"),
+]
 
 
 @pytest.mark.parametrize(("tests", "says"), FAILING)

@@ -56,7 +56,7 @@ def interrupt_at(step):
     return appending
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(capsys, monkeypatch):
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(capsys, monkeypatch, at_a_terminal):
     with monkeypatch.context() as patch:
         patch.setattr(store.Run, "append", interrupt_at(5))
         code, _, err = labkit(capsys, "train", *RIVER)

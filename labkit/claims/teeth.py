@@ -149,11 +149,17 @@ class Bite:
         self.changes, self.jobs = changes, jobs
         self.killed: list[bool] = []
         self.broken = ""  # a test that fails though nothing is wrong
+        self.clock: Clock | None = None  # while tests are measured
         self.reports: list[Any] = []
         self.items: dict[str, Any] = {}
         self.costs: dict[str, Cost] = {}
         self.chosen: dict[int, list[str]] = {}
         self.kills: Counter[tuple[str, str]] = Counter()
+
+    def pytest_runtest_makereport(self, call: Any) -> None:
+        """Called in the forks, when a phase of a test is over. A failure that came in time counts, however long its report takes."""
+        if call.excinfo and self.clock:
+            self.clock.halt()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Called in the forks, for each phase of a test."""
@@ -234,7 +240,8 @@ class Bite:
         costs, done, broken = dict[str, Cost](), 0, ""
         files = {str(path): path for path in {path_of(m.module) for m in self.changes if isinstance(m, Mutant)}}
         for item in items:
-            clock, passed = Clock(), False
+            self.clock = clock = Clock()
+            passed = False
             with clock:
                 passed = self.passes(item)
             done += 1
@@ -262,9 +269,13 @@ class Clock:
 
     def __exit__(self, kind: type | None, *_: object) -> bool:
         sys.settrace(None)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        self.halt()
         self.seconds = time.process_time() - self.begun
         return self.late and kind is TimeoutError
+
+    def halt(self) -> None:
+        """From now on it may take as long as it likes."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
     def stop(self, *_: object) -> None:
         """The signal's handler."""

@@ -3,6 +3,7 @@ import html
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import anywidget
@@ -66,8 +67,9 @@ class Growing(anywidget.AnyWidget):
         with self.hold_sync():
             self.time = min(self.time, last) if same and self.time < len(self.times) - 1 else last
             self.setting, self.seed = (self.setting, self.seed) if same else (0, -1)
-            self.arrows, self.about, self.times = arrows, described(record, floor, curves, times) | heat | {"run": run}, times.tolist()
+            self.arrows, self.about = arrows, described(record, floor, curves, times) | heat | {"run": run}
             self.curves = packed  # last: with it the browser reads all of them
+            self.times = times.tolist()
 
 
 class LiveView(ipw.VBox):
@@ -87,6 +89,7 @@ class LiveView(ipw.VBox):
         self.knobs = {name: self._slider(name, first.get(name, table[name].default)) for name in sliders}
         self.status, self.said = ipw.HTML(), ""
         self.moved: set[str] = set()  # knobs that differ from the run's
+        self._telling = threading.Lock()
         acts = {"Train": self.train, "Pause": self.pause, "Step": self.step, "Stop": self.stop, "Fork": self.fork}
         self.buttons = {name: self._button(name, act) for name, act in acts.items()}
         self.buttons["Train"].button_style = "primary"
@@ -151,7 +154,7 @@ class LiveView(ipw.VBox):
         """Go on from the moment where the scrubber stands, or the nearest one kept, with the knobs as they are now."""
         if not self.run.learners:
             raise LabError("There is nothing to fork yet; press Train first.")
-        at = self.view.times[self.view.time] if self.view.times else 0
+        at = self.view.times[min(self.view.time, len(self.view.times) - 1)] if self.view.times else 0
         moment = min(self.run.learners, key=lambda kept: abs(kept - at))
         grid = {name: (value,) for name, value in self.run.lanes.points[self.view.setting].items()}
         grid |= {name: (slider.value,) for name, slider in self.knobs.items()}
@@ -182,15 +185,20 @@ class LiveView(ipw.VBox):
             if not run.changed(version, 1.0):
                 continue
             begun, version = time.perf_counter(), run.version
-            if run.moments > drawn:
-                drawn = run.moments
-                self._guarded(lambda: self.view.show(run.record(), self.floor, self.curve_names, f"{id(run)}"))
-            self._report()
+            record = run.record() if run.moments > drawn else None
+            self._report()  # before it is drawn: the words are never behind the picture
+            if record:
+                drawn = len(record.steps)
+                self._guarded(partial(self.view.show, record, self.floor, self.curve_names, f"{id(run)}"))
             took = time.perf_counter() - begun
             time.sleep(max(1 / RATE - took, took))  # drawing never takes more than half the time
 
     def _report(self) -> None:
-        """Status line, progress and buttons."""
+        """Status line, progress and buttons. One thread at a time: else the older words might be written last."""
+        with self._telling:
+            self._tell()
+
+    def _tell(self) -> None:
         run, state = self.run, self.run.state
         verb = {"running": "Training", "paused": "Paused", "done": "Done", "stopped": "Stopped", "idle": "Ready", "failed": "Failed"}[state]
         step = run.part(run.moments - 1, run.moments, fields=False).steps.item() if run.moments else 0

@@ -1,4 +1,5 @@
 """LiveView without a browser: its buttons drive the run, its traits hold the run's picture."""
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -27,11 +28,15 @@ def view():
 def settle(view, moments):
     """Until the picture holds so many moments."""
     assert view.run.wait(30)
-    for _ in range(1000):
-        if len(view.view.times) == moments:
+    until(lambda: len(view.view.times) == moments)
+
+
+def until(true):
+    for _ in range(1500):
+        if true():
             return
-        view.run.changed(view.run.version, 0.02)
-    raise AssertionError(f"the picture holds {len(view.view.times)} moments, the run {view.run.moments}")
+        time.sleep(0.02)
+    raise AssertionError("half a minute was not enough")
 
 
 def press(view, name):
@@ -50,6 +55,14 @@ def test_steps_are_drawn_one_by_one(view):
     assert np.allclose(curves[6:].reshape(2, 2, 3), view.run.record().curves["return"].T.view(2, 2, 3), equal_nan=True)
     assert len(view.view.arrows) == 2 * 3 * 3 * len(about["floor"]["cells"]) * 3
     assert "update 3 of 40, 48 steps per seed" in view.status.value
+
+
+def test_words_are_never_behind_the_picture(view, monkeypatch):
+    told = []
+    monkeypatch.setattr(view.view, "show", lambda record, *_: told.append((len(record.steps), view.status.value)))
+    press(view, "Train")
+    until(lambda: told and told[-1][0] == 40)
+    assert all(int(words.split("update ")[1].split()[0]) >= moments for moments, words in told)
 
 
 def test_the_scrubber_stays_where_it_was_put(view):
@@ -106,10 +119,7 @@ def test_what_goes_wrong_is_told(view):
     other = LiveView(LiveRun(TINY, WORLD, Lanes(), updates=1), curves=("fame",))
     press(other, "Train")
     other.run.wait(30)
-    for _ in range(100):
-        if "no curve" in other.status.value:
-            break
-        other.run.changed(other.run.version, 0.02)
+    until(lambda: "no curve" in other.status.value)
     assert "This record has no curve &#x27;fame&#x27;" in other.status.value
     other.close()
 
