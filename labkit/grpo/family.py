@@ -434,12 +434,12 @@ sft = Grpo(
     shape=Shape(warm=0.0),
     paper=Paper(
         key="sft",
-        title="Training language models to follow instructions with human feedback (its first step)",
+        title="Training language models to follow instructions with human feedback",
         year=2022,
         url="https://arxiv.org/abs/2203.02155",
-        claim="Imitating right answers token by token makes the policy right at the rate to which its chances of right tokens multiply.",
-        lesson="Whoever imitates each step learns to take each step, and is right overall only if no step fails.",
-        lost="Demonstrations by people, and a model that has read the world.",
+        claim="Imitating right answers moves the policy further from its start where nothing is said than rewards do, at equal success.",
+        lesson="Imitation fixes what is said, and forgets where nothing is said.",
+        lost="Demonstrations written by people, and a model that has read the world before.",
         chapter=20,
     ),
 )

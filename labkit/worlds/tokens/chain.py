@@ -36,32 +36,36 @@ class Chain(TokenWorld):
 
     So one step is the same skill at every level, and D of them must succeed, or a guess of the last. Without stop a response has D
     digits. With stop it ends at "." or after `room` tokens, and its answer is the digit before the "."; one that is not stopped has
-    none. problems, held: how many of each level are to train on and held out, one number or one for each level.
+    none. problems, held: how many of each level are to train on and held out, one number or one for each level. operations: those that
+    occur in them; what a policy sees is the same whichever do.
     """
 
     features = (MOD, NOTHING + 1, LONGEST + 1)
 
     def __init__(
         self, levels: Sequence[int] = tuple(range(1, LONGEST + 1)), problems: int | Sequence[int] = 32, held: int | Sequence[int] = 8,
-        stop: bool = False, room: int = 10, seed: int = 0, text: bool = False,
+        operations: Sequence[str] = OPERATIONS, stop: bool = False, room: int = 10, seed: int = 0, text: bool = False,
     ) -> None:  # fmt: skip
-        """LabError for levels that are none, more problems than there are, or no room for an answer."""
+        """LabError for levels or operations that are none, more problems than there are, or no room for an answer."""
         if not levels or not all(1 <= level <= LONGEST for level in levels):
             raise LabError(f"Levels of tokens.chain go from 1 to {LONGEST}; got {tuple(levels)}.")
+        if not operations or not set(operations) <= set(OPERATIONS):
+            raise LabError(f"Operations of tokens.chain are some of {', '.join(OPERATIONS)}; got {tuple(operations)}.")
         if stop and room <= max(levels):
             raise LabError(f"{max(levels)} digits and a stop need room for {max(levels) + 1} tokens or more; got room={room}.")
-        self.stop, self.room = stop, room
+        self.stop, self.room, self.operations = stop, room, tuple(OPERATIONS.index(o) for o in operations)
         counts = zip(levels, _each(problems, levels), _each(held, levels), strict=True)
         listed = [p for level, n, kept in counts for p in self._problems(level, n, kept, seed)]
         super().__init__("tokens.chain", (*DIGITS, STOP) if stop else DIGITS, (*OPERATIONS, "="), listed, text)
 
     def _problems(self, level: int, n: int, held: int, seed: int) -> list[Problem]:
-        drawn = spread(MOD * NOTHING**level, n + held, seed)
+        drawn = spread(MOD * len(self.operations) ** level, n + held, seed)
         return [self._problem(number, level, i >= n) for i, number in enumerate(drawn)]
 
     def _problem(self, number: int, level: int, held_out: bool) -> Problem:
         number, value = divmod(number, MOD)
-        operations = tuple(number // NOTHING**i % NOTHING for i in range(level))
+        some = len(self.operations)
+        operations = tuple(self.operations[number // some**i % some] for i in range(level))
         values = [value]
         for operation in operations:
             values.append(apply(operation, values[-1]))
