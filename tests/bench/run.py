@@ -11,8 +11,8 @@ from harness import Row, machine, slower, table
 
 from labkit.files import write_whole
 
-PARTS = {"ppo": "learning", "grid": "stepping", "solver": "solving", "growth": "growing", "start": "starting", "browser": "scrubbing",
-         "cuda": "gpu"}  # part -> its module, which is imported where it is asked for: not every machine has all peers
+PARTS = {"ppo": "learning", "grpo": "writing", "grid": "stepping", "solver": "solving", "growth": "growing", "start": "starting",
+         "browser": "scrubbing", "cuda": "gpu"}  # part -> its module, imported where it is asked for: not every machine has all peers
 DRAWN = {"ppo", "grid", "growth"}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
