@@ -1,0 +1,1 @@
+"""Recordings of chapter 22: what the age of data costs, and what each paper makes of it."""
