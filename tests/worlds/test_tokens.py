@@ -188,7 +188,7 @@ def test_pass_at_k_is_the_chance_of_one_right_response_in_k():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"levels": ()}, "Levels of tokens.chain go from 1 to 6; got"), ({"levels": (0,)}, "go from 1 to 6"), ({"levels": (7,)}, "got \\(7,\\)"),
+        ({"levels": ()}, "Levels of tokens.chain go from 1 to 6"), ({"levels": (0,)}, "from 1 to 6"), ({"levels": (7,)}, "got \\(7,\\)"),
         ({"levels": (1,), "problems": 100}, "There are 66 different problems"), ({"levels": (1, 2), "problems": (3,)}, "each of 2 levels"),
         ({"stop": True, "room": 6}, "7 tokens or more; got room=6"), ({"problems": 0}, "has no problem to train on; hold fewer out"),
         ({"operations": ("-1",)}, "Operations of tokens.chain are some of"), ({"operations": ()}, "got \\(\\)"),
