@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from labkit.grpo.family import TINY, Batch, centred, dapo, grpo, not_too_long, standardised
+from labkit.grpo.family import TINY, centred, dapo, grpo, not_too_long, standardised
 from labkit.lanes import Lanes
 from labkit.policy import Categorical
 from labkit.worlds.tokens.world import EMPTY
+from tests.grpo.by_hand import batch_of, of_lengths
 
 P, G, T, V = 3, 4, 5, 7  # prompts, responses to each, tokens at most, of a vocabulary
 PROMPT = [2, 3]
@@ -44,19 +45,17 @@ def trainer(tmp_path_factory):
 
 
 def near(logits, generator):
-    return logits + 0.4 * torch.randn(logits.shape, generator=generator, dtype=torch.float64)
+    return logits + 0.6 * torch.randn(logits.shape, generator=generator, dtype=torch.float64)
 
 
 def responses(logits, generator):
     """Responses of every length up to T to P prompts; the policy that wrote them and the reference are near `logits` (1, R, V)."""
     written = torch.arange(T) < torch.randint(1, T + 1, (1, P, G, 1), generator=generator)
     token = torch.where(written, torch.randint(2, V, written.shape, generator=generator), EMPTY)
-    row, none = torch.arange(token.numel()).view(token.shape), torch.zeros_like(token)
-    real = torch.ones(1, P, G, dtype=torch.bool)
-    batch = Batch(problem=none[..., 0, 0], token=token, passed=none, row=row, node=none[..., 0], old=none, real=real)
+    reward = torch.randint(0, 2, (1, P, G), generator=generator)
+    reward[0, 0] = 1  # one group agrees
+    batch = batch_of(token, reward)
     batch.old, batch.ref = (batch.pick(Categorical(near(logits, generator))) for _ in range(2))
-    batch.reward = torch.randint(0, 2, (1, P, G), generator=generator).double()
-    batch.reward[0, 0] = 1.0  # one group agrees
     batch.adv = standardised(batch, SimpleNamespace())
     return batch
 
@@ -164,11 +163,8 @@ def test_price_of_length(trainer):
     from trl.rewards import get_soft_overlong_punishment
 
     longest, band = 9, 4
-    lengths = torch.arange(1, longest + 1)
-    token = torch.where(torch.arange(longest) < lengths[:, None], 2, EMPTY)[None, None]
-    zeros = torch.zeros_like(token)
-    batch = Batch(None, token, zeros, zeros, zeros[..., 0], zeros, torch.ones_like(zeros[..., 0], dtype=torch.bool))
+    lengths = list(range(1, longest + 1))
     world = SimpleNamespace(horizon=longest, graph=SimpleNamespace(reward=torch.ones(1)))
-    paid = not_too_long(world, batch, SimpleNamespace(band=torch.tensor([[float(band)]])))
-    theirs = get_soft_overlong_punishment(longest, band)([[2] * int(n) for n in lengths])
+    paid = not_too_long(world, of_lengths([lengths]), SimpleNamespace(band=torch.tensor([[float(band)]])))
+    theirs = get_soft_overlong_punishment(longest, band)([[2] * n for n in lengths])
     assert (paid.flatten() - 1).tolist() == pytest.approx(theirs)
