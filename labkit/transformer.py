@@ -19,12 +19,14 @@ def norm(x: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, shut: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d)) v (Vaswani et al. 2017, equation 1) of every head.
 
-    q (B, T, d) asks, k and v (B, U, d) are asked, B = L N H; shut (L, N, 1, T, U) is 0 where one may look, else -inf. Gives (L, N T, H d).
+    q (L, N, H, T, d) asks, k and v (L, N, H, U, d) are asked; shut (L, N, 1, T, U) is 0 where one may look, else -inf.
+    Gives (L, N T, H d), the heads side by side.
     """
-    lanes, n, _, t, u = shut.shape
-    scores = product(q / math.sqrt(q.shape[-1]), k.mT).view(lanes, n, -1, t, u)
-    weights = (scores + shut).softmax(-1)
-    return product(weights.view(-1, t, u), v).view(lanes, n, -1, t, v.shape[-1]).transpose(2, 3).reshape(lanes, n * t, -1)
+    lanes, n, heads, t, d = q.shape
+    q, k, v = (x.flatten(0, 2) for x in (q / math.sqrt(d), k, v))
+    weights = (product(q, k.mT).view(lanes, n, heads, *shut.shape[3:]) + shut).softmax(-1).flatten(0, 2)
+    mixed = product(weights, v) if t > 1 else (weights.mT * v).sum(1)  # of one row, several times faster
+    return mixed.view(lanes, n, heads, t, d).transpose(2, 3).reshape(lanes, n * t, heads * d)
 
 
 def mask(present: Tensor, t: int) -> Tensor:
@@ -48,28 +50,24 @@ def _after_last(tokens: Tensor, logits: Tensor) -> Tensor:
 
 @dataclass
 class Cache:
-    """What was read so far, so that the next token costs one column.
+    """What was read so far, U columns, so that only what follows has to be read.
 
-    pairs (layers, 2, L, N, H, context, d) are the keys and values of every layer; present (L, N, context) is where there is a token;
-    `filled` counts the columns read; weights are the reader's.
+    pairs: the keys and values of every layer, (2, L, N, H, U, d); present (L, N, U) is where there is a token; weights are the reader's.
     """
 
     weights: list[Tensor]
-    pairs: Tensor
+    pairs: list[Tensor]
     present: Tensor
-    filled: int = 0
-
-    def place(self, present: Tensor) -> Tensor:
-        """Go on by t columns, with tokens where `present` (L, N, t) -> where there are tokens so far, (L, N, U)."""
-        start, self.filled = self.filled, self.filled + present.shape[-1]
-        self.present[..., start : self.filled] = present
-        return self.present[..., : self.filled]
 
     def keep(self, layer: int, pairs: Tensor) -> Tensor:
-        """Keys and values (2, B, t, d) of the columns gone on by -> those of all columns so far, (2, B, U, d)."""
-        mine = self.pairs[layer].flatten(1, 3)
-        mine[:, :, self.filled - pairs.shape[2] : self.filled] = pairs
-        return mine[:, :, : self.filled]
+        """Keys and values (2, L, N, H, t, d) of t more columns -> those of all columns so far."""
+        self.pairs[layer] = torch.cat([self.pairs[layer], pairs], 4)
+        return self.pairs[layer]
+
+    def fan_out(self, responses: int) -> None:
+        """Each text `responses` times, side by side."""
+        self.pairs = [x.repeat_interleave(responses, 2) for x in self.pairs]
+        self.present = self.present.repeat_interleave(responses, 1)
 
 
 class Transformer(Net):
@@ -109,54 +107,51 @@ class Transformer(Net):
     def __call__(self, x: Tensor, theta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (L, N, context): tokens, -1 where there is none -> the logits (L, N, answers) of the next, and no free parameters (L, 1, 0)."""
         theta = self.theta if theta is None else theta
-        return _after_last(x, self._read(x.long(), self.layers(theta))), theta[:, None, :0]
+        return _after_last(x, self.logits(x.long(), theta)), theta[:, None, :0]
 
     def logits(self, tokens: Tensor, theta: Tensor | None = None) -> Tensor:
         """tokens (L, N, T) int64, -1 where there is none -> the logits (L, N, T, answers) of the token after each.
 
         LabError for more tokens than the context holds, or one that is no symbol.
         """
-        return self._read(tokens, self.layers(self.theta if theta is None else theta))
+        return self.advance(self._blank(tokens, theta), tokens)
 
-    @torch.no_grad()
     def begin(self, prompt: Tensor, theta: Tensor | None = None, responses: int = 1) -> tuple[Cache, Tensor]:
-        """Read prompts (L, N, T) once and keep what it takes to answer each `responses` times, side by side.
+        """Read prompts (L, N, T) once and keep what it takes to go on `responses` times from each, side by side.
 
-        Gives a cache, and the logits (L, N responses, answers) of the first answer.
+        Gives a cache, and the logits (L, N responses, answers) of the first token of each response.
         """
-        lanes, n, _ = prompt.shape
-        context, _, width, heads, layers, _ = self.sizes
-        theta = self.theta if theta is None else theta
-        room = theta.new_zeros(layers, 2, lanes, n, heads, context, width // heads)
-        cache = Cache(self.layers(theta), room, torch.zeros(lanes, n, context, dtype=torch.bool, device=theta.device))
-        logits = _after_last(prompt, self._read(prompt, cache.weights, cache))
-        cache.pairs, cache.present = cache.pairs.repeat_interleave(responses, 3), cache.present.repeat_interleave(responses, 1)
+        cache = self._blank(prompt, theta)
+        logits = _after_last(prompt, self.advance(cache, prompt))
+        cache.fan_out(responses)
         return cache, logits.repeat_interleave(responses, 1)
 
-    @torch.no_grad()
-    def advance(self, cache: Cache, token: Tensor) -> Tensor:
-        """Read one more token (L, N), or -1, into the cache -> the logits (L, N, answers) of the one after it."""
-        return self._read(token[..., None], cache.weights, cache)[:, :, 0]
-
-    def _read(self, tokens: Tensor, weights: list[Tensor], cache: Cache | None = None) -> Tensor:
-        """The whole model: tokens (L, N, T) that follow what the cache holds -> logits (L, N, T, answers)."""
-        lanes, n, t = tokens.shape
-        self._check(tokens, cache.filled if cache else 0)
-        present = cache.place(tokens >= 0) if cache else tokens >= 0
-        table, *blocks, head = weights
-        x, shut = product(self._one_hot(tokens, present), table), mask(present, t)
-        for i in range(self.sizes[4]):
+    def advance(self, cache: Cache, tokens: Tensor) -> Tensor:
+        """Read t more tokens (L, N, t) into the cache, -1 where there is none -> the logits (L, N, t, answers) of the token after each."""
+        self._check(tokens, cache.present.shape[2])
+        (lanes, n, t), (_, _, width, heads, layers, answers) = tokens.shape, self.sizes
+        cache.present = torch.cat([cache.present, tokens >= 0], 2)
+        shut = mask(cache.present, t)
+        table, *blocks, head = cache.weights
+        x = product(self._one_hot(tokens, cache.present), table)
+        for i in range(layers):
             query_key_value, join, up, down = blocks[4 * i : 4 * i + 4]
-            qkv = product(norm(x), query_key_value).view(lanes, n, t, 3, self.sizes[3], -1).permute(3, 0, 1, 4, 2, 5).flatten(1, 3)
-            k, v = cache.keep(i, qkv[1:]) if cache else qkv[1:]
+            qkv = product(norm(x), query_key_value).view(lanes, n, t, 3, heads, width // heads).permute(3, 0, 1, 4, 2, 5)
+            k, v = cache.keep(i, qkv[1:])
             x = x + product(attend(qkv[0], k, v, shut), join)
             x = x + product(product(norm(x), up).relu_(), down)
-        return product(norm(x), head).view(lanes, n, t, -1)
+        return product(norm(x), head).view(lanes, n, t, answers)
+
+    def _blank(self, tokens: Tensor, theta: Tensor | None) -> Cache:
+        """A cache in which nothing was read."""
+        _, _, width, heads, layers, _ = self.sizes
+        weights = self.layers(self.theta if theta is None else theta)
+        return Cache(weights, [weights[0].new_zeros(2, *tokens.shape[:2], heads, 0, width // heads)] * layers, tokens[..., :0] >= 0)
 
     def _one_hot(self, tokens: Tensor, present: Tensor) -> Tensor:
         """Token and place as ones among zeros, (L, N T, symbols + context): a product looks both up and adds them."""
         context, symbols, *_ = self.sizes
-        place = present.cumsum(-1)[..., -tokens.shape[-1] :] - 1
+        place = present.cumsum(-1)[..., present.shape[2] - tokens.shape[2] :] - 1
         ones = [x[..., None] == torch.arange(n, device=x.device) for x, n in ((tokens, symbols), (place, context))]
         return torch.cat(ones, -1).flatten(1, 2).to(self.theta.dtype)
 

@@ -61,7 +61,7 @@ def test_attention_is_torchs():
     q, k, v = LANES.rand(1, 3, 5 * 4, 7, 8).transpose(0, 1).flatten(1, 2)
     shut = mask(text(t=7) >= 0, 7)
     theirs = scaled_dot_product_attention(*(x.view(3, 5, 4, 7, 8) for x in (q, k, v)), attn_mask=shut)
-    torch.testing.assert_close(attend(q, k, v, shut), theirs.transpose(2, 3).reshape(3, 5 * 7, 32))
+    torch.testing.assert_close(attend(*(x.view(3, 5, 4, 7, 8) for x in (q, k, v)), shut), theirs.transpose(2, 3).reshape(3, 5 * 7, 32))
 
 
 def test_the_gradient_is_that_of_finite_differences():
@@ -81,7 +81,7 @@ def test_a_lane_alone_equals_a_lane_beside_others(sizes, n):
             grad = clip_norm(torch.autograd.grad(loss, ours.theta)[0], 0.5)
             ours.adam(grad, torch.full((len(lanes), 1), 0.01), torch.ones(len(lanes), 1, dtype=torch.bool))
         cache, first = ours.begin(tokens[..., :7], responses=2)
-        steps = [ours.advance(cache, tokens[..., t].repeat_interleave(2, 1)) for t in range(7, 11)]
+        steps = [ours.advance(cache, tokens[..., t : t + 1].repeat_interleave(2, 1)) for t in range(7, 11)]
         return torch.cat([x.flatten(1) for x in (ours.theta.detach(), ours.logits(tokens).detach(), first, *steps)], 1)
 
     together = outcome(Lanes(tuple(range(8))))
@@ -117,6 +117,17 @@ def test_the_model_sees_order_and_place():
     assert not torch.isclose(*ours.logits(tokens)[:, 2, [1, 2]].unbind(1)).all(-1).any()
 
 
+def test_the_gradient_of_answers_is_the_same_where_their_prompt_is_read_once():
+    ours, prompt, answers = model(), text(t=6), text(n=15, t=4, holes=0)
+    cache, first = ours.begin(prompt, responses=3)
+    once = torch.cat([first[:, :, None], ours.advance(cache, answers)], 2)
+    whole = ours.logits(torch.cat([prompt.repeat_interleave(3, 1), answers], 2))[:, :, 6:]
+    one, two = (torch.autograd.grad(out.log_softmax(-1)[..., 0].sum(), ours.theta)[0] for out in (once[:, :, 1:], whole))
+    torch.testing.assert_close(once[:, :, 1:], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one, two, atol=1e-5 * float(two.abs().max()), rtol=1e-4)
+    assert ours.advance(cache, answers[..., :0]).shape == (3, 15, 0, 9)
+
+
 @pytest.mark.parametrize("responses", [1, 3])
 def test_sampling_with_the_cache_reads_as_the_whole_does(responses):
     """Prompts with holes, and answers that end: the same logits, also of an older theta."""
@@ -130,7 +141,7 @@ def test_sampling_with_the_cache_reads_as_the_whole_does(responses):
         at = torch.arange(8).expand(3, 5 * responses, 8).masked_fill(whole[..., :8] < 0, -1).amax(-1)
         torch.testing.assert_close(first, full.take_along_dim(at[..., None, None], 2)[:, :, 0], atol=1e-5, rtol=1e-5)
         for t in range(8, 12):
-            next_token = ours.advance(cache, whole[..., t])
+            next_token = ours.advance(cache, whole[..., t : t + 1])[:, :, 0]
             there = whole[..., t] >= 0
             torch.testing.assert_close(next_token[there], full[:, :, t][there], atol=1e-5, rtol=1e-5)
 
@@ -168,7 +179,7 @@ def test_errors():
         ours.logits(torch.zeros(3, 1, 13, dtype=torch.int64))
     cache, _ = ours.begin(torch.zeros(3, 1, 12, dtype=torch.int64))
     with pytest.raises(LabError, match="reads 12 tokens at most, and is given 13"):
-        ours.advance(cache, torch.zeros(3, 1, dtype=torch.int64))
+        ours.advance(cache, torch.zeros(3, 1, 1, dtype=torch.int64))
     for wrong in (-2, 11):
         with pytest.raises(LabError, match="Tokens go from 0 to 10, or are -1 where there is none"):
             ours.logits(torch.full((3, 1, 2), wrong))

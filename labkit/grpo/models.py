@@ -55,15 +55,15 @@ class TextModel:
 
     def speak(self, world: TokenWorld, net: Transformer, theta: Tensor, problem: Tensor, group: int) -> Say:  # type: ignore[override]
         cache, first = net.begin(world.prompt[problem], theta, group)
-        return lambda node, token: Categorical(first if token is None else net.advance(cache, token))
+        return lambda node, token: Categorical(first if token is None else net.advance(cache, token[..., None])[:, :, 0])
 
     def rows(self, world: TokenWorld, node: Tensor) -> Tensor:
         return torch.arange(node[0].numel(), device=node.device).view(1, *node.shape[1:]).expand_as(node)
 
     def read(self, world: TokenWorld, net: Transformer, theta: Tensor, problem: Tensor, token: Tensor) -> Categorical:  # type: ignore[override]
-        prompt = world.prompt[problem][:, :, None].expand(*token.shape[:3], -1)
-        logits = net.logits(torch.cat([prompt, token[..., :-1]], -1).flatten(1, 2), theta)[:, :, prompt.shape[-1] - 1 :]
-        return Categorical(logits.flatten(1, 2))
+        cache, first = net.begin(world.prompt[problem], theta, token.shape[2])  # a prompt is read once for all its responses
+        rest = net.advance(cache, token[..., :-1].flatten(1, 2))
+        return Categorical(torch.cat([first[:, :, None], rest], 2).flatten(1, 2))
 
 
 def model_of(world: TokenWorld) -> Model:
