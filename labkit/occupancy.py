@@ -10,22 +10,15 @@ from labkit.policy import Categorical
 from labkit.snapshot import Snapshot
 from labkit.worlds.finite import MDP, occupancy
 from labkit.worlds.grid.table import StateTable
+from labkit.worlds.tokens import truth
+from labkit.worlds.tokens.world import TokenWorld
+
+Where = Callable[[Tensor], Tensor]
 
 
-def exact_states(model: MDP | StateTable) -> Callable[[Snapshot], States]:
-    """A function of a snapshot for DriftMeter: every state, weighted by how often the snapshot's policy is there.
-
-    Of an MDP (world.mdp of a finite world): one-hot observations and the discounted occupancy, scaled to sum to 1.
-    Of a StateTable (enumerate_states of a fixed grid): its observations and the share of an episode's steps (`visits`).
-    """
-    if isinstance(model, MDP):
-        obs = torch.eye(model.states, device=model.r.device)
-        where = discounted(model)
-    elif isinstance(model, StateTable):
-        obs = model.obs
-        where = visits(model)
-    else:
-        raise LabError(f"exact_states takes an MDP (world.mdp) or a StateTable (enumerate_states(world)); got {type(model).__name__}.")
+def exact_states(model: MDP | StateTable | TokenWorld) -> Callable[[Snapshot], States]:
+    """A function of a snapshot for DriftMeter: every state, weighted by how often the snapshot's policy is there."""
+    obs, where = listing(model)
 
     def states(snapshot: Snapshot) -> States:
         policy = snapshot.learner.policy(obs)
@@ -36,7 +29,35 @@ def exact_states(model: MDP | StateTable) -> Callable[[Snapshot], States]:
     return states
 
 
-def discounted(mdp: MDP) -> Callable[[Tensor], Tensor]:
+def listing(model: MDP | StateTable | TokenWorld) -> tuple[Tensor, Where]:
+    """What is observed in S states, (S, n), and a function from policies (L, S, A) to how often they are there, (L, S), summing to 1.
+
+    Of an MDP (world.mdp of a finite world): one-hot observations and the discounted occupancy.
+    Of a StateTable (enumerate_states of a fixed grid): its observations and the share of an episode's steps (`visits`).
+    Of a TokenWorld that is not read as text: all that can be seen of its nodes, and the share of a response's tokens, over its training
+    problems. LabError for anything else.
+    """
+    if isinstance(model, MDP):
+        return torch.eye(model.states, device=model.r.device), discounted(model)
+    if isinstance(model, StateTable):
+        return model.obs, visits(model)
+    if isinstance(model, TokenWorld) and not model.text:
+        return model.graph.obs, tokens(model)
+    name = getattr(model, "key", type(model).__name__)
+    raise LabError(f"The states of {name} cannot be listed; take a finite world, a grid with layout_seed=0, or tokens.* without text.")
+
+
+def tokens(world: TokenWorld) -> Where:
+    """A function from policies (L, R, V) to the share of tokens that are written at each thing to see, (L, R), on average."""
+
+    def where(pi: Tensor) -> Tensor:
+        seen = truth.visits(world.graph, pi, world.start[world.pool])
+        return seen / seen.sum(-1, keepdim=True)
+
+    return where
+
+
+def discounted(mdp: MDP) -> Where:
     """A function from policies (L, S, A) to discounted occupancies (L, S) that sum to 1: of the time before episodes end."""
 
     def where(pi: Tensor) -> Tensor:
@@ -46,7 +67,7 @@ def discounted(mdp: MDP) -> Callable[[Tensor], Tensor]:
     return where
 
 
-def visits(table: StateTable) -> Callable[[Tensor], Tensor]:
+def visits(table: StateTable) -> Where:
     """A function from policies (L, S, A) to the mean share of an episode's steps spent in each state, (L, S), summing to 1.
 
     Undiscounted, with the step limit: the states of on-policy batches. Forward sweeps over the horizon, float64.

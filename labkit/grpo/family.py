@@ -263,11 +263,16 @@ def pay(learner: Learner, batch: Batch, where: Tensor | None = None) -> None:
 
 
 def demonstration(world: TokenWorld, problem: Tensor) -> Batch:
-    """The solutions of problem (L, P), one each, as if a policy had been certain to write them."""
-    token, node, passed = world.solution[problem][:, :, None], world.start[problem][:, :, None], []
+    """The solutions of problem (L, P), one each, as if a policy had been certain to write them; nothing where there is none."""
+    return retrace(world, problem, world.solution[problem][:, :, None])
+
+
+def retrace(world: TokenWorld, problem: Tensor, token: Tensor) -> Batch:
+    """Responses token (L, P, G, T) to problem (L, P) as a batch, with old log-probabilities of 0."""
+    node, passed = world.begin(problem)["node"][..., None].expand(token.shape[:3]), []
     for t in token.unbind(-1):
         passed.append(node)
-        node = world.graph.next[node, t.clamp_min(0)]  # a finished node stays
+        node = torch.where(t == EMPTY, node, world.graph.next[node, t.clamp_min(0)])
     return assemble(world, problem, token, torch.stack(passed, -1), node, torch.zeros(token.shape, device=token.device))
 
 
@@ -275,7 +280,6 @@ def filtered(algo: Grpo, world: TokenWorld, learner: Learner, problem: Tensor, k
     """Dynamic sampling (Yu et al. 2025, section 3.2): groups that are all right or all wrong are dropped and further problems drawn until
     the batch is full. What is dropped is paid for as well; places that stay empty are not real."""
     draw, lacking, rounds = noise(algo, world, learner), learner.on.new_ones(len(problem)), list[tuple[Batch, Tensor]]()
-    more = learner.stream()
     for i in range(ROUNDS):
         batch = write(world, learner, problem, draw(i), aged(learner, k.lag))
         pay(learner, batch, lacking)
@@ -283,7 +287,7 @@ def filtered(algo: Grpo, world: TokenWorld, learner: Learner, problem: Tensor, k
         lacking = torch.stack([kept.sum(1) for _, kept in rounds]).sum(0) < algo.shape.prompts
         if not bool(lacking.any()):
             break
-        problem = world.pool[(more(i, algo.shape.prompts) * len(world.pool)).long()]
+        problem = world.pool[(draw(ROUNDS + i)[..., 0, 0] * len(world.pool)).long()]  # its first round is `sampled`'s
     return fill(world, rounds, algo.shape.prompts)
 
 

@@ -30,13 +30,13 @@ def exact(world: TokenWorld, learner: Learner) -> dict[str, Tensor]:
 
 
 def _mean(x: Tensor, where: Tensor) -> Tensor:
-    """Of x (L, N) over the problems `where` (n,) or (N,) bool; NaN for none."""
+    """Of x (L, N) over the problems `where`, (n,) or (N,) bool: (L,)."""
     return x[:, where].mean(1)
 
 
 @torch.no_grad()
 def outcome(world: TokenWorld, learner: Learner, batch: "Batch") -> dict[str, Tensor]:
-    """The metrics (L,) of a moment: "return", the mean reward of a response; "held out", the same on problems never trained on; "kl" of
+    """The metrics (L,) of a moment: "return", the mean reward of a response; "held out", the same on problems never trained on, if any; "kl" of
     a response from the reference and "entropy" of a token, in nats; "length"; "dead", the share of the last batch's groups that agree;
     "rollouts" and "tokens" sampled so far."""
     counts = {name: learner.memory[name].clone() for name in ("rollouts", "tokens")}
@@ -47,9 +47,9 @@ def outcome(world: TokenWorld, learner: Learner, batch: "Batch") -> dict[str, Te
 def _exact(world: TokenWorld, learner: Learner) -> dict[str, Tensor]:
     told = exact(world, learner)
     trained = {name: _mean(x, world.pool) for name, x in told.items()}
-    return {
+    others = {"held out": _mean(told["success"], world.held_out)} if bool(world.held_out.any()) else {}
+    return others | {
         "return": trained["success"],
-        "held out": _mean(told["success"], world.held_out),
         "kl": trained["kl"],
         "entropy": trained["entropy"] / trained["length"],
         "length": trained["length"],

@@ -26,6 +26,7 @@ from labkit.tabular.steering import steer, steerable
 from labkit.worlds.finite import FiniteWorld
 from labkit.worlds.grid import GridWorld, enumerate_states
 from labkit.worlds.steered import Events, read_events, stages, write_events
+from labkit.worlds.tokens.world import TokenWorld
 from labkit.worlds.world import Continuous, World
 
 MANY = 2000  # states up to which a world is watched state by state
@@ -152,7 +153,7 @@ def fitting(key: str, layout: int) -> list[str]:
         raise _ResetError
 
     world = copy.copy(make(key, layout))
-    world.reset = reset  # type: ignore[method-assign, assignment]
+    world.reset = world.begin = reset  # type: ignore[attr-defined, method-assign, assignment]
     return [name for name, algorithm in sorted(discover().items()) if _fits(algorithm, world)]
 
 
@@ -193,6 +194,8 @@ def listed(key: str, layout: int) -> Tensor | None:
     if isinstance(world, GridWorld) and layout >= 0:
         obs = enumerate_states(world).obs
         return obs if len(obs) < MANY else None
+    if isinstance(world, TokenWorld):
+        return world.graph.obs
     return None
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.occupancy import discounted, visits
+from labkit.occupancy import listing
 from labkit.record import Record
 from labkit.snapshot import Snapshot
 from labkit.studio.figures.curves import setting_name
@@ -89,16 +89,10 @@ def directions(masses: Tensor) -> tuple[Tensor, Tensor]:
 def watch(world: World) -> dict[str, Callable[[Snapshot], Tensor]]:
     """What `record(fields=watch(world))` must keep for pictures on the floor, exactly, where states can be listed.
 
-    "policy" (L, S, A) and "occupancy" (L, S), which sums to 1: on a grid the share of an episode's steps, on a finite
-    world the discounted occupancy.
+    "policy" (L, S, A) and "occupancy" (L, S), which sums to 1, as `listing` says. LabError where states cannot be listed.
     """
-    if isinstance(world, GridWorld):
-        table = enumerate_states(world)
-        obs, where = table.obs, visits(table)
-    elif isinstance(world, FiniteWorld):
-        obs, where = torch.eye(world.obs_size), discounted(world.mdp)
-    else:
-        raise LabError(f"The states of {world.key} cannot be listed; take a grid with layout_seed=0 or a finite world.")
+    model = world.mdp if isinstance(world, FiniteWorld) else enumerate_states(world) if isinstance(world, GridWorld) else world
+    obs, where = listing(model)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def policy(snapshot: Snapshot) -> Tensor:
