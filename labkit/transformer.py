@@ -25,7 +25,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, shut: Tensor) -> Tensor:
     lanes, n, heads, t, d = q.shape
     q, k, v = (x.flatten(0, 2) for x in (q / math.sqrt(d), k, v))
     weights = (product(q, k.mT).view(lanes, n, heads, *shut.shape[3:]) + shut).softmax(-1).flatten(0, 2)
-    mixed = product(weights, v) if t > 1 else (weights.mT * v).sum(1)  # of one row, several times faster
+    mixed = (weights.mT * v).sum(1) if t == 1 else product(weights, v)  # one row, several times faster
     return mixed.view(lanes, n, heads, t, d).transpose(2, 3).reshape(lanes, n * t, heads * d)
 
 
