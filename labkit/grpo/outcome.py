@@ -36,9 +36,9 @@ def _mean(x: Tensor, where: Tensor) -> Tensor:
 
 @torch.no_grad()
 def outcome(world: TokenWorld, learner: Learner, batch: "Batch") -> dict[str, Tensor]:
-    """The metrics (L,) of a moment: "return", the mean reward of a response; "held out", the same on problems never trained on, if any; "kl" of
-    a response from the reference and "entropy" of a token, in nats; "length"; "dead", the share of the last batch's groups that agree;
-    "rollouts" and "tokens" sampled so far."""
+    """The metrics (L,) of a moment. "return": the mean reward of a response; "held out": the same on problems never trained on, if any;
+    "kl" of a response from the reference and "entropy" of a token, in nats; "length"; "dead": the share of the last batch's groups that
+    agree; "rollouts" and "tokens" sampled so far."""
     counts = {name: learner.memory[name].clone() for name in ("rollouts", "tokens")}
     told = _estimated(batch) if world.text else _exact(world, learner)
     return told | {"dead": (batch.reward.amax(-1) == batch.reward.amin(-1)).float().mean(1)} | counts
