@@ -1,13 +1,13 @@
 """Worlds in one namespace: `make("grid.fourrooms")`, `make("control.cartpole")`, `make("finite.chain", n=8)`."""
-from labkit.worlds import bandit, control, finite, grid, moving, payments, performative, repurchase, rewriting, rooms, steered
+from labkit.worlds import bandit, control, finite, form, grid, moving, payments, performative, repurchase, rewriting, rooms, steered
 from labkit.worlds.gym import from_gymnasium, register_all
 from labkit.worlds.registry import make, names, register
 from labkit.worlds.tokens import chain
 from labkit.worlds.world import Continuous, Discrete, State, World
 
 __all__ = [
-    "Continuous", "Discrete", "State", "World", "bandit", "chain", "control", "finite", "from_gymnasium", "grid", "make", "moving", "names",
-    "payments", "performative", "register", "repurchase", "rewriting", "rooms", "steered",
+    "Continuous", "Discrete", "State", "World", "bandit", "chain", "control", "finite", "form", "from_gymnasium", "grid", "make",
+    "moving", "names", "payments", "performative", "register", "repurchase", "rewriting", "rooms", "steered",
 ]  # fmt: skip
 
 register_all()  # with Gymnasium, once every world is in the namespace

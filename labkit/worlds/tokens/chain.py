@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from labkit.errors import LabError
 from labkit.worlds.registry import register
-from labkit.worlds.tokens.world import EMPTY, Problem, TokenWorld, spread
+from labkit.worlds.tokens.world import EMPTY, Problem, TokenWorld, each, spread
 
 MOD = 11
 DIGITS = tuple(str(i) for i in range(MOD))
@@ -54,7 +54,7 @@ class Chain(TokenWorld):
         if stop and room <= max(levels):
             raise LabError(f"{max(levels)} digits and a stop need room for {max(levels) + 1} tokens or more; got room={room}.")
         self.stop, self.room, self.operations = stop, room, tuple(OPERATIONS.index(o) for o in operations)
-        counts = zip(levels, _each(problems, levels), _each(held, levels), strict=True)
+        counts = zip(levels, each(problems, levels), each(held, levels), strict=True)
         listed = [p for level, n, kept in counts for p in self._problems(level, n, kept, seed)]
         super().__init__("tokens.chain", (*DIGITS, STOP) if stop else DIGITS, (*OPERATIONS, "="), listed, text)
 
@@ -89,11 +89,3 @@ class Chain(TokenWorld):
 
     def see(self, node: Writing) -> tuple[int, ...]:
         return node.value, node.left[0] if node.left else NOTHING, len(node.left)
-
-
-def _each(number: int | Sequence[int], levels: Sequence[int]) -> Sequence[int]:
-    """One number for each level. LabError for another number of them."""
-    numbers = [number] * len(levels) if isinstance(number, int) else number
-    if len(numbers) != len(levels):
-        raise LabError(f"Give one number for each of {len(levels)} levels; got {tuple(numbers)}.")
-    return numbers

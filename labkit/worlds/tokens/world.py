@@ -23,7 +23,7 @@ LIMIT = 200_000  # nodes that a graph may have
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt in signs, how hard it is, a right response in tokens, and the node before the first token.
+    """A prompt in signs, how hard it is, a right response in tokens, none where there is none, and the node before the first token.
 
     Held-out problems are never drawn for training.
     """
@@ -65,7 +65,8 @@ class TokenWorld(World):
     0 .. V-1 can be written; the signs after them stand only in prompts.
 
     prompt (N, W) int64: signs of each problem, EMPTY where it is shorter, its last sign at the end. solution (N, horizon) int64:
-    a right response. level (N,), held_out (N,) bool, start (N,): the first node. pool: numbers of the problems to train on.
+    a right response, EMPTY throughout where there is none. level (N,), held_out (N,) bool, start (N,): the first node. pool: numbers
+    of the problems to train on.
     With text=True a policy sees prompt and response as numbers of signs, EMPTY where there is none: a context.
     """
 
@@ -191,7 +192,8 @@ class TokenWorld(World):
         node = self.start
         for token in self.solution.T:
             node = torch.where(token == EMPTY, node, self.graph.next[node, token.clamp_min(0)])
-        wrong = ((node >= self.graph.finished) | (self.graph.reward[node] <= 0)).nonzero()
+        known = (self.solution != EMPTY).any(1)
+        wrong = (known & ((node >= self.graph.finished) | (self.graph.reward[node] <= 0))).nonzero()
         if len(wrong):
             said, asked = (" ".join(self.words(text[int(wrong[0])])) for text in (self.solution, self.prompt))
             raise LabError(f"{self.key}: {said!r} does not solve {asked!r}; mend that problem's solution.")
@@ -216,3 +218,11 @@ def spread(total: int, n: int, seed: int) -> list[int]:
     if not 0 <= n <= total:
         raise LabError(f"There are {total} different problems of this kind; ask for at most as many, not {n}.")
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n].tolist()
+
+
+def each(number: int | Sequence[int], levels: Sequence[int]) -> Sequence[int]:
+    """One number for each level. LabError for another number of them."""
+    numbers = [number] * len(levels) if isinstance(number, int) else number
+    if len(numbers) != len(levels):
+        raise LabError(f"Give one number for each of {len(levels)} levels; got {tuple(numbers)}.")
+    return numbers
