@@ -1,0 +1,118 @@
+"""Responses as text, and tokens before and after an update: what is drawn of numbers that were chosen by hand."""
+import re
+
+import pytest
+import torch
+
+from labkit import worlds
+from labkit.errors import LabError
+from labkit.grpo.inside import Inside
+from labkit.studio import figures
+from labkit.studio.figures.responses import COLOUR, RARE
+
+WORLD = worlds.make("tokens.chain", levels=(2,), problems=3, held=0)
+CHANCE = torch.tensor([[[0.5, 0.8], [0.1, 1e-6]], [[0.2, 0.4], [0.3, 0.6]]])  # two prompts, two responses of two tokens
+
+
+def made(factor=1.5, **parts):
+    """One lane. Both first responses are right; the last one is dropped."""
+    adv = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]], [[0.0, 0.0], [2.0, -2.0]]])
+    sound = {
+        "problem": torch.tensor([2, 0]), "token": torch.tensor([[[3, 10], [4, 5]], [[6, -1], [7, 8]]]),
+        "real": torch.tensor([[True, True], [True, False]]), "right": torch.tensor([[True, False], [True, False]]),
+        "reward": torch.tensor([[1.0, 0.0], [1.0, 0.0]]), "adv": adv, "old": CHANCE.log(), "before": (CHANCE / 2).log(),
+        "after": (CHANCE * factor).clamp_max(1).log(), "entropy": torch.full_like(CHANCE, 0.7), "kl": CHANCE / 10,
+        "weight": adv * torch.tensor([1.0, 0.0]), "clipped": torch.zeros(2, 2, 2, dtype=torch.bool), "dropped": torch.tensor(0),
+    } | parts  # fmt: skip
+    return Inside(**{name: x[None] for name, x in sound.items()})
+
+
+def tokens(page):
+    """(classes, opacity, colour, sign, number) of each token that is shown."""
+    pattern = r'<span class="token ([a-z]*)" style="background:rgba\(var\(--(up|down)\),([\d.]+)\)" title="[^"]*">(.*?)<small>(.*?)</small>'
+    found = re.findall(pattern, page)
+    return [(state, way, float(strength), sign, number) for state, way, strength, sign, number in found]
+
+
+def test_a_group_is_read_token_by_token():
+    page = figures.responses(WORLD, made(), 0, "probability").data
+    assert [t[3:] for t in tokens(page)] == [("3", "0.25"), ("10", "0.4"), ("4", "0.05"), ("5", "5e-07")]
+    assert [t[2] for t in tokens(page)] == [0.15, 0.24, 0.03, 0.0]
+    assert page.index("✓ right") < page.index("✗ wrong") and "<td class=number>+1.00</td>" in page
+    asked, right = (" ".join(WORLD.words(text[2])) for text in (WORLD.prompt, WORLD.solution))
+    assert f"<b class=sign>{asked}</b>" in page and f"<b class=sign>{right}</b>" in page
+    assert len(tokens(figures.responses(WORLD, made(), 1).data)) == 3, "what was not written is not shown"
+
+
+@pytest.mark.parametrize(
+    "colour, drawn",
+    [
+        ("entropy", [("up", 0.6, "0.7")] * 4),
+        ("advantage", [("up", 0.3, "+1")] * 2 + [("down", 0.3, "-1")] * 2),
+        ("ratio", [("up", 0.6, "1.50"), ("up", 0.33, "1.25"), ("up", 0.6, "1.50"), ("up", 0.6, "1.50")]),
+        ("kl", [("up", 0.38, "0.05"), ("up", 0.6, "0.08"), ("up", 0.07, "0.01"), ("up", 0.0, "1e-07")]),
+        ("weight", [("up", 0.3, "+1"), ("up", 0.0, "+0"), ("down", 0.3, "-1"), ("up", 0.0, "+0")]),
+    ],
+)
+def test_tokens_are_coloured_by_what_is_asked_for(colour, drawn):
+    page = figures.responses(WORLD, made(), 0, colour).data
+    assert [(way, strength, number) for _, way, strength, _, number in tokens(page)] == drawn and COLOUR[colour].words in page
+
+
+def test_what_became_of_a_token_is_marked_and_told():
+    clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
+    clipped[0, 0, 1] = True
+    pages = [figures.responses(WORLD, made(clipped=clipped), prompt).data for prompt in (0, 1)]
+    assert [t[0] for page in pages for t in tokens(page)] == ["", "clipped", "", "noweight", "noweight", "dropped", "dropped"]
+    assert "advantage +1; ratio 1.25; kl 0.08; weight +0; probability after the update 1; clipped" in pages[0]
+    assert "<td class=number>dropped</td><td class=number>none</td>" in pages[1]
+
+
+def test_advantages_that_differ_within_a_response_are_told():
+    assert "-2.00 to +2.00" in figures.responses(WORLD, made(real=torch.ones(2, 2, dtype=torch.bool)), 1).data
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"colour": "mood"}, "no 'mood' to be coloured by; choose one of probability, entropy, advantage, ratio, kl, weight"),
+        ({"prompt": 2}, "no prompt 2; its prompts go from 0 to 1"),
+        ({"lane": -1}, "no lane -1; its lanes go from 0 to 0"),
+    ],
+)
+def test_what_is_not_there_is_told(bad, message):
+    with pytest.raises(LabError, match=message):
+        figures.responses(WORLD, made(), **bad)
+
+
+def points(trace):
+    return [*zip(trace.x, trace.y, trace.text, strict=True)]
+
+
+def test_tokens_are_drawn_before_and_after_by_the_sign_of_their_advantage():
+    """Of the six that count, four are seen as they are; one is too rare, one is no more likely than 1."""
+    clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
+    clipped[0, 0, 1] = True
+    fig = figures.before_after(WORLD, [made(clipped=clipped)], clip=(-0.2, 0.28))
+    same, low, high, up, down, none, rings = fig.data
+    near = lambda *rows: [(pytest.approx(x), pytest.approx(y), sign) for x, y, sign in rows]  # noqa: E731
+    assert points(up) == near((0.5, 0.75, "3"), (0.8, 1, "10")) and points(rings) == near((0.8, 1, "10"))
+    assert points(down) == near((0.1, 0.15, "4"), (RARE, RARE, "5")) and down.customdata[1] == pytest.approx([1e-6, 1.5e-6])
+    assert points(none) == near((0.2, 0.3, "6"))
+    assert [y / x for line in (same, low, high) for x, y in zip(line.x, line.y, strict=True)] == pytest.approx([1, 1, 0.8, 0.8, 1.28, 1.28])
+    assert fig.layout.xaxis.title.text == "probability when it was written"
+    assert "of 2 with advantage above 0 2 rose and 0 fell" in figures.alt(fig) and "1 were clipped" in figures.alt(fig)
+
+
+def test_without_a_clip_the_policy_before_is_drawn_and_one_prompt_alone_where_it_is_asked_for():
+    fig = figures.before_after(WORLD, [made()], prompt=1)
+    assert len(fig.data) == 5 and points(fig.data[3]) == [(pytest.approx(0.1), pytest.approx(0.3), "6")]
+    assert not fig.data[1].x and fig.layout.xaxis.title.text == "probability before the update"
+
+
+def test_updates_are_slid_through():
+    fig = figures.before_after(WORLD, [made(1.5), made(0.5)], names=["4", "8"])
+    assert [frame.name for frame in fig.frames] == ["4", "8"] and fig.frames[0].traces == (1, 2, 3, 4)
+    assert [frame.data[0].y[0] for frame in fig.frames] == pytest.approx([0.75, 0.25]) and fig.data[1].y[0] == pytest.approx(0.25)
+    with pytest.raises(LabError, match="2 updates and 0 names; give one for each"):
+        figures.before_after(WORLD, [made(), made()])
