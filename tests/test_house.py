@@ -53,7 +53,7 @@ LAYERS = [
     {"errors", "files", "knobs", "lanes", "nn", "transformer", "policy", "learner", "snapshot", "paper", "worlds.world"},
     {"worlds", "divergence", "stats", "verdict"},
     FAMILIES,
-    {"meter", "occupancy", "record", "store", "claims.ledger"},
+    {"meter", "occupancy", "record", "store", "claims.ledger", "claims.sources"},
     {"studio", "course", "claims"},
     {"scaffold", "runs", "cli"},
 ]

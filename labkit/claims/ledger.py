@@ -1,18 +1,15 @@
 """The ledger: what became of each claim, a file of JSON lines for each paper. Lines are added, never changed.
 
 A verdict rests on code, and goes stale when that code changes: the module that holds the check, the module that holds the
-method, and all that these import from labkit, compared without comments, docstrings, formatting and the wording of cards.
-Which torch computed it is written beside it and makes nothing stale: a rule decides over seeds, not over last bits.
+method, and what these rest on (sources.py). Which torch computed it is written beside it and makes nothing stale: a rule
+decides over seeds, not over last bits.
 """
-import ast
-import hashlib
 import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import cache
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -24,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from filelock import FileLock
 
+from labkit.claims.sources import fingerprint
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
 from labkit.paper import discover, module_of
@@ -31,7 +29,6 @@ from labkit.verdict import Held, Verdict
 
 FOLDER = ROOT / "course" / "ledger"
 FORMAT = 1
-CARD = {"key", "claim", "base"}  # what a card says that is more than wording
 
 
 @dataclass(frozen=True)
@@ -116,22 +113,6 @@ def code_of(key: str) -> str:
     return fingerprint({_method(key)} | ({check.__module__} if check else set()))
 
 
-def fingerprint(modules: Iterable[str], root: Path = ROOT) -> str:
-    """Of the modules and all that they import from labkit, as the sources under `root` have them: 16 hexadecimal digits.
-
-    The same for every Python: it reads the syntax tree, not the text.
-    """
-    seen: dict[str, str] = {}
-    queue = ["labkit", *modules]  # what importing any of them runs
-    while queue:
-        name = queue.pop()
-        path = _source(name, root)
-        if path and name not in seen:
-            seen[name], named = _facts(path.read_text(encoding="utf-8"))
-            queue += named
-    return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()[:16]
-
-
 def machine() -> str:
     """What decides the last bits of a number: processor, instruction set, torch."""
     return f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
@@ -199,40 +180,3 @@ def _as(kind: Any, value: Any) -> Any:
     if value in inner if plain is Literal else plain in (str, int, dict) and type(value) is plain:
         return value
     raise ValueError(f"{value!r:.40} is not what belongs there")
-
-
-def _source(module: str, root: Path) -> Path | None:
-    """The file of a module of labkit, or of the course as one (`course.recordings.03`), if it is one."""
-    top, *rest = module.split(".")
-    path = root.joinpath(top, *rest)
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if top in ("labkit", "course") and p.is_file()), None)
-
-
-@cache
-def _facts(source: str) -> tuple[str, list[str]]:
-    """What a module's code is, as a digest, and what it may import: names that are no modules are sorted out later."""
-    tree = ast.parse(source)
-    named = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            named += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            named += [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
-    return hashlib.sha256(json.dumps(_shape(tree)).encode()).hexdigest(), named
-
-
-def _shape(node: Any) -> Any:
-    """A syntax tree as nested lists, without what is empty (which differs between Pythons) and without words."""
-    if isinstance(node, list):
-        return [_shape(part) for part in node if not _is_text(part)]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Paper":
-        node.keywords = [word for word in node.keywords if word.arg in CARD]
-    parts = [(name, _shape(value)) for name, value in ast.iter_fields(node) if value is not None and value != []]
-    return [type(node).__name__, *parts]
-
-
-def _is_text(node: Any) -> bool:
-    """A docstring, or a string that stands alone like one."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

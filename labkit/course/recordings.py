@@ -12,7 +12,7 @@ Values are kept in 16 bits, those of fields in 8 where the file grows too large 
 least to the greatest, and one for "no number". Steps, seeds and settings are exact. How far off the rest is, is measured and
 written inside. A file is a line that says what it is, a line with the SHA-256 of all that follows, and, packed by LZMA, a line
 of JSON with the provenance and a safetensors file. No name found in a file is used as a path, and nothing is executed or
-unpickled. A recording is stale when its recipe's file, or the code of labkit that this imports, has changed.
+unpickled. A recording is stale when its recipe's file, or code that this rests on, has changed.
 """
 import ast
 import hashlib
@@ -33,6 +33,7 @@ from safetensors.numpy import save as serialise
 from torch import Tensor
 
 from labkit.claims import ledger
+from labkit.claims.sources import fingerprint
 from labkit.course.progress import module
 from labkit.errors import LabError
 from labkit.files import ROOT, write_whole
@@ -107,8 +108,8 @@ def _again(name: str) -> str:
 
 
 def _code(name: str) -> str:
-    """Fingerprint of the recipe's file and of the code of labkit that it imports."""
-    return ledger.fingerprint([f"course.recordings.{name.split('/')[0]}"], FOLDER.parents[1])
+    """Fingerprint of the recipe's file and of the code that it rests on."""
+    return fingerprint([f"course.recordings.{name.split('/')[0]}"], FOLDER.parents[1])
 
 
 def _path(name: str) -> Path:

@@ -1,8 +1,8 @@
 """Worlds in one namespace: `make("grid.fourrooms")`, `make("control.cartpole")`, `make("finite.chain", n=8)`."""
 from labkit.worlds import bandit, control, finite, form, grid, moving, payments, performative, repurchase, rewriting, rooms, steered
-from labkit.worlds.gym import from_gymnasium, register_all
-from labkit.worlds.registry import make, names, register
-from labkit.worlds.tokens import chain
+from labkit.worlds.gym import from_gymnasium
+from labkit.worlds.registry import make, names, register, register_all
+from labkit.worlds.tokens import chain, plan
 from labkit.worlds.world import Continuous, Discrete, State, World
 
 __all__ = [

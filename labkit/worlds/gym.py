@@ -19,16 +19,6 @@ from labkit.errors import LabError
 from labkit.worlds import registry
 from labkit.worlds.world import Continuous, Discrete, State, World
 
-NAMESPACE = "DriftLab/"
-
-
-def register_all() -> None:
-    """Enter every world of `registry.names()` in Gymnasium's registry; again after new worlds were registered."""
-    for key in registry.names():
-        if NAMESPACE + key not in gymnasium.registry:
-            module = "labkit.worlds.gym:"
-            gymnasium.register(NAMESPACE + key, module + "DriftEnv", vector_entry_point=module + "DriftVectorEnv", kwargs={"world": key})
-
 
 def spaces_of(world: World) -> tuple[spaces.Box, spaces.Discrete | spaces.Box]:
     """Gymnasium's observation and action space. Bounds: `obs_low`, `obs_high`; actions -1 to 1."""

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TypeVar
 
+import gymnasium
+
 from labkit.errors import LabError
 from labkit.lanes import check_device
 from labkit.worlds.world import World
 
 Maker = TypeVar("Maker", bound=Callable[..., World])
 _MAKERS: dict[str, Callable[..., World]] = {}
+NAMESPACE = "DriftLab/"  # Gymnasium's name of ours
 
 
 def register(key: str) -> Callable[[Maker], Maker]:
@@ -25,6 +28,14 @@ def register(key: str) -> Callable[[Maker], Maker]:
 def names() -> list[str]:
     """Every world that `make` knows, sorted."""
     return sorted(_MAKERS)
+
+
+def register_all() -> None:
+    """Enter every world of `names()` in Gymnasium's registry; again after new worlds were registered."""
+    for key in names():
+        if NAMESPACE + key not in gymnasium.registry:
+            module = "labkit.worlds.gym:"
+            gymnasium.register(NAMESPACE + key, module + "DriftEnv", vector_entry_point=module + "DriftVectorEnv", kwargs={"world": key})
 
 
 def make(key: str, device: str = "cpu", **options) -> World:
