@@ -8,6 +8,7 @@ from torch import Tensor
 from labkit.divergence import kl
 from labkit.grpo.family import Batch, Grpo, read, readable
 from labkit.learner import Learner
+from labkit.worlds.tokens.world import EMPTY
 from labkit.worlds.world import World
 
 
@@ -26,13 +27,14 @@ class Inside:
     right: Tensor  # (L, P, G) bool: by the verifier, whatever the method makes of its mark
     reward: Tensor  # (L, P, G)
     adv: Tensor  # (L, P, G, T)
-    old: Tensor  # (L, P, G, T): log-probability under the policy that wrote the token
+    old: Tensor  # (L, P, G, T): the log-probability that its ratio compares with, in most methods under the policy that wrote it
     before: Tensor  # (L, P, G, T): under the policy before the update
     after: Tensor  # (L, P, G, T): after it
     entropy: Tensor  # (L, P, G, T): of the policy before the update where it chose the token, in nats
     kl: Tensor  # (L, P, G, T): its KL from the reference there, in nats
     weight: Tensor  # (L, P, G, T)
     clipped: Tensor  # (L, P, G, T) bool
+    bounds: Tensor  # (L, 2): ratios between which the clip lets all through; 0 and infinity where there is none
     dropped: Tensor  # (L,) int64
 
     @property
@@ -50,13 +52,15 @@ class Watch:
 
     def __init__(self, algo: Grpo) -> None:
         self.algo, self.made = algo, 0
-        self.logp, self.lift = torch.zeros(()), torch.zeros(())  # (L, P, G, T), as all that follows
+        self.first = self.logp = self.lift = torch.zeros(())  # (L, P, G, T), as all that follows; `first` is the ratio of the first step
         self.now, self.clipped = torch.tensor(False), torch.tensor(False)  # (L, 1, 1, 1): the lanes that make this step; which tokens
 
     def ratio(self, logp: Tensor, batch: Batch, k: SimpleNamespace) -> Tensor:
         self.logp, self.now = logp, (k.epochs > self.made)[..., None, None]
+        ratio = self.algo.ratio(logp, batch, k)
+        self.first = self.first if self.made else ratio.detach()
         self.made += 1
-        return self.algo.ratio(logp, batch, k)
+        return ratio
 
     def surrogate(self, ratio: Tensor, batch: Batch, k: SimpleNamespace) -> Tensor:
         gain = self.algo.surrogate(ratio, batch, k)
@@ -82,9 +86,20 @@ def inside(algo: Grpo, world: World, learner: Learner) -> Inside:
     replace(algo, ratio=watch.ratio, surrogate=watch.surrogate, reduce=watch.reduce).learn(world, copy, batch, k)
     with torch.no_grad():
         after = batch.pick(read(world, copy, batch))
+    bounds = clip_of(batch, k)
+    compared = torch.where(bounds.isfinite().all(1)[:, None, None, None], before - watch.first.log(), batch.old) * (batch.token != EMPTY)
     written = copy.memory["rollouts"] - learner.memory["rollouts"]
     return Inside(
         batch.problem, batch.token, batch.real, world.graph.reward[batch.node] > 0, batch.reward, batch.adv.expand_as(before).clone(),
-        batch.old, before, after, entropy, away, watch.lift * (batch.mask.sum((1, 2, 3)) / k.epochs[:, 0])[:, None, None, None],
-        watch.clipped & batch.mask, (written - batch.real.sum((1, 2))).clamp_min(0),
+        compared, before, after, entropy, away, watch.lift * (batch.mask.sum((1, 2, 3)) / k.epochs[:, 0])[:, None, None, None],
+        watch.clipped & batch.mask, bounds, (written - batch.real.sum((1, 2))).clamp_min(0),
     )  # fmt: skip
+
+
+def clip_of(batch: Batch, k: SimpleNamespace) -> Tensor:
+    """The bounds of the clip, (L, 2): those that the method found for this batch, else those of its knobs."""
+    if "low" in batch.info and "high" in batch.info:
+        return torch.stack([batch.info["low"], batch.info["high"]], 1)
+    if not hasattr(k, "eps"):
+        return torch.tensor([0.0, torch.inf], device=batch.old.device).repeat(len(batch.old), 1)
+    return torch.cat([1 - k.eps, 1 + getattr(k, "eps_high", k.eps)], 1)

@@ -64,6 +64,24 @@ def test_clipped_are_those_whose_ratio_had_left_the_range_before_the_last_step()
     assert bool(out[2:].any()) and not bool(out[:2].any())
 
 
+def test_the_ratio_of_old_data_compares_with_the_policy_that_wrote_them():
+    lanes = Lanes((0,), {"lag": (2,), "eps": (0.1,)})
+    algo, (*_, now) = begun(grpo, lanes=lanes)
+    seen = inside(algo, CHAIN, now.learner)
+    batch = algo.gather(CHAIN, now.learner.copy(), lanes.knobs(algo.knobs))
+    assert torch.allclose(seen.old, batch.old, atol=1e-5) and not torch.allclose(seen.before, batch.old, atol=1e-2)
+    assert torch.allclose(seen.bounds, torch.tensor([0.9, 1.1])) and bool(seen.clipped.any())
+
+
+def test_the_bounds_of_a_clip_are_the_methods_own():
+    seen = [inside(algo, CHAIN, now.learner) for algo, (now, *_) in map(begun, (sft, dapo))]
+    assert seen[0].bounds.tolist() == [[0, torch.inf]] * 4 and torch.allclose(seen[1].bounds, torch.tensor([0.8, 1.28]))
+    assert not bool(seen[0].old.any()), "whoever shows what is right is sure of it"
+    finds = replace(grpo, surrogate=lambda ratio, batch, k: batch.info.update(low=k.eps[:, 0], high=k.lr[:, 0]) or ratio * batch.adv)
+    algo, (now, *_) = begun(finds)
+    assert inside(algo, CHAIN, now.learner).bounds[0].tolist() == pytest.approx([0.2, 0.01])
+
+
 def test_what_is_written_and_not_learnt_from_is_counted():
     algo, (_, now, then) = begun(dapo)
     seen = inside(algo, CHAIN, now.learner)

@@ -22,7 +22,8 @@ def made(factor=1.5, **parts):
         "real": torch.tensor([[True, True], [True, False]]), "right": torch.tensor([[True, False], [True, False]]),
         "reward": torch.tensor([[1.0, 0.0], [1.0, 0.0]]), "adv": adv, "old": CHANCE.log(), "before": (CHANCE / 2).log(),
         "after": (CHANCE * factor).clamp_max(1).log(), "entropy": torch.full_like(CHANCE, 0.7), "kl": CHANCE / 10,
-        "weight": adv * torch.tensor([1.0, 0.0]), "clipped": torch.zeros(2, 2, 2, dtype=torch.bool), "dropped": torch.tensor(0),
+        "weight": adv * torch.tensor([1.0, 0.0]), "clipped": torch.zeros(2, 2, 2, dtype=torch.bool),
+        "bounds": torch.tensor([0.8, 1.28]), "dropped": torch.tensor(0),
     } | parts  # fmt: skip
     return Inside(**{name: x[None] for name, x in sound.items()})
 
@@ -59,13 +60,29 @@ def test_tokens_are_coloured_by_what_is_asked_for(colour, drawn):
     assert [(way, strength, number) for _, way, strength, _, number in tokens(page)] == drawn and COLOUR[colour].words in page
 
 
+def test_a_few_tokens_beyond_all_others_do_not_take_the_colour_from_them():
+    tokens_, adv = torch.full((40, 2, 2), 3), torch.ones(40, 2, 2)
+    adv[7, 0, 0] = -50.0
+    each = {"problem": torch.zeros(40, dtype=torch.int64), "real": torch.ones(40, 2, dtype=torch.bool), "token": tokens_, "adv": adv}
+    each |= {name: torch.zeros(40, 2, 2) for name in ("old", "before", "after", "entropy", "kl", "weight", "clipped")}
+    page = figures.responses(WORLD, made(**each, right=each["real"], reward=torch.zeros(40, 2)), 7, "advantage").data
+    assert [t[1:3] for t in tokens(page)] == [("down", 0.6), ("up", 0.6), ("up", 0.6), ("up", 0.6)]
+    assert re.search("≤ -1 .*≥ [+]1<", page)
+
+
 def test_what_became_of_a_token_is_marked_and_told():
     clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
     clipped[0, 0, 1] = True
     pages = [figures.responses(WORLD, made(clipped=clipped), prompt).data for prompt in (0, 1)]
     assert [t[0] for page in pages for t in tokens(page)] == ["", "clipped", "", "noweight", "noweight", "dropped", "dropped"]
-    assert "advantage +1; ratio 1.25; kl 0.08; weight +0; probability after the update 1; clipped" in pages[0]
+    assert "advantage +1; ratio 1.25; kl 0.08; weight +0; probability after 1; clipped" in pages[0]
     assert "<td class=number>dropped</td><td class=number>none</td>" in pages[1]
+
+
+def test_a_task_that_cannot_be_done_is_told():
+    world = worlds.make("web.form", pages=(3,), tasks=1, held=0, impossible=1)
+    undoable = (world.solution == -1).all(1).long().argmax()
+    assert "no response is right" in figures.responses(world, made(problem=undoable.expand(2), token=made().token[0].clamp_max(3))).data
 
 
 def test_advantages_that_differ_within_a_response_are_told():
@@ -93,26 +110,27 @@ def test_tokens_are_drawn_before_and_after_by_the_sign_of_their_advantage():
     """Of the six that count, four are seen as they are; one is too rare, one is no more likely than 1."""
     clipped = torch.zeros(2, 2, 2, dtype=torch.bool)
     clipped[0, 0, 1] = True
-    fig = figures.before_after(WORLD, [made(clipped=clipped)], clip=(-0.2, 0.28))
+    fig = figures.before_after(WORLD, [made(clipped=clipped)])
     same, low, high, up, down, none, rings = fig.data
     near = lambda *rows: [(pytest.approx(x), pytest.approx(y), sign) for x, y, sign in rows]  # noqa: E731
     assert points(up) == near((0.5, 0.75, "3"), (0.8, 1, "10")) and points(rings) == near((0.8, 1, "10"))
     assert points(down) == near((0.1, 0.15, "4"), (RARE, RARE, "5")) and down.customdata[1] == pytest.approx([1e-6, 1.5e-6])
     assert points(none) == near((0.2, 0.3, "6"))
     assert [y / x for line in (same, low, high) for x, y in zip(line.x, line.y, strict=True)] == pytest.approx([1, 1, 0.8, 0.8, 1.28, 1.28])
-    assert fig.layout.xaxis.title.text == "probability when it was written"
+    assert fig.layout.xaxis.title.text == "probability before the update, which its ratio compares with"
     assert "of 2 with advantage above 0 2 rose and 0 fell" in figures.alt(fig) and "1 were clipped" in figures.alt(fig)
 
 
 def test_without_a_clip_the_policy_before_is_drawn_and_one_prompt_alone_where_it_is_asked_for():
-    fig = figures.before_after(WORLD, [made()], prompt=1)
-    assert len(fig.data) == 5 and points(fig.data[3]) == [(pytest.approx(0.1), pytest.approx(0.3), "6")]
-    assert not fig.data[1].x and fig.layout.xaxis.title.text == "probability before the update"
+    fig = figures.before_after(WORLD, [made(bounds=torch.tensor([0.0, torch.inf]))], prompt=1)
+    _, low, high, up, _, none, _ = fig.data
+    assert points(none) == [(pytest.approx(0.1), pytest.approx(0.3), "6")] and not up.x
+    assert not low.x and not high.x and not high.showlegend and fig.layout.xaxis.title.text == "probability before the update"
 
 
 def test_updates_are_slid_through():
     fig = figures.before_after(WORLD, [made(1.5), made(0.5)], names=["4", "8"])
-    assert [frame.name for frame in fig.frames] == ["4", "8"] and fig.frames[0].traces == (1, 2, 3, 4)
-    assert [frame.data[0].y[0] for frame in fig.frames] == pytest.approx([0.75, 0.25]) and fig.data[1].y[0] == pytest.approx(0.25)
+    assert [frame.name for frame in fig.frames] == ["4", "8"] and fig.frames[0].traces == (0, 1, 2, 3, 4, 5, 6)
+    assert [frame.data[3].y[0] for frame in fig.frames] == pytest.approx([0.75, 0.25]) and fig.data[3].y[0] == pytest.approx(0.25)
     with pytest.raises(LabError, match="2 updates and 0 names; give one for each"):
         figures.before_after(WORLD, [made(), made()])

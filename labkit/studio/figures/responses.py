@@ -18,6 +18,7 @@ from labkit.worlds.tokens.world import TokenWorld
 
 CSS = (Path(__file__).parents[1] / "page" / "responses.css").read_text()
 FULL = 0.6  # opacity of the strongest colour: the page's text stays legible on it, in light and dark
+USUAL = 0.98  # share of a batch's tokens whose value the colours tell apart; of those beyond all have the strongest
 RARE = 1e-3  # probability where the scatter's axes begin; rarer tokens are drawn there
 
 
@@ -29,7 +30,7 @@ class Colour:
     words: str
     write: Callable[[float], str] = "{:.2g}".format
     signed: bool = False  # from blue above 0 to orange below it; else from nothing to blue
-    top: float = 0.0  # value of the strongest colour; 0: the largest of the batch
+    top: float = 0.0  # value of the strongest colour; 0: the largest that is usual in the batch
 
 
 def signed(value: float) -> str:
@@ -41,7 +42,7 @@ COLOUR = {
     "probability": Colour(lambda i: i.before.exp(), "probability before the update", top=1.0),
     "entropy": Colour(lambda i: i.entropy, "entropy of the policy where it chose the token (nats)"),
     "advantage": Colour(lambda i: i.adv, "advantage", signed, signed=True),
-    "ratio": Colour(lambda i: i.after - i.old, "probability after the update / when it was written", lambda v: f"{math.exp(v):.2f}", True),
+    "ratio": Colour(lambda i: i.after - i.old, "ratio of new to old probability, after the update", lambda v: f"{math.exp(v):.2f}", True),
     "kl": Colour(lambda i: i.kl, "KL from the reference where it chose the token (nats)"),
     "weight": Colour(lambda i: i.weight, "how hard the update lifts the token", signed, signed=True),
 }
@@ -58,56 +59,72 @@ def responses(world: TokenWorld, inside: Inside, prompt: int = 0, colour: str = 
     for what, number, size in (("prompt", prompt, inside.token.shape[1]), ("lane", lane, len(inside.token))):
         if not 0 <= number < size:
             raise LabError(f"This update has no {what} {number}; its {what}s go from 0 to {size - 1}.")
-    inside, look = inside.take(lane), COLOUR[colour]
-    top = look.top or float((look.value(inside).abs() * inside.shown).max()) or 1.0
-    rows = "".join(_row(world, inside, prompt, response, look, top) for response in range(inside.token.shape[2]))
+    group = Group(world, inside, lane, prompt, colour)
+    rows = "".join(_row(group, response) for response in range(inside.token.shape[2]))
     heads = "".join(f"<th scope=col>{name}</th>" for name in ("Right?", "Response", "Reward", "Advantage"))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    return HTML(f"<div class=responses><style>{CSS}</style>{_asked(world, inside, prompt)}{table}{_legend(look, top)}</div>")
+    return HTML(f"<div class=responses><style>{CSS}</style>{_asked(group)}{table}{_legend(group)}</div>")
 
 
-def _asked(world: TokenWorld, inside: Inside, prompt: int) -> str:
+class Group:
+    """The responses to one prompt in one lane: what is said of them, (G, ...), and how strong their colour is."""
+
+    def __init__(self, world: TokenWorld, inside: Inside, lane: int, prompt: int, colour: str) -> None:
+        mine = inside.take(lane)
+        values = {name: look.value(mine)[0] for name, look in COLOUR.items()}
+        self.world, self.problem, self.colour, self.look = world, int(mine.problem[0, prompt]), colour, COLOUR[colour]
+        size = values[colour][mine.shown[0]].abs()
+        self.most = self.look.top or float(size.max()) or 1.0
+        self.top = self.look.top or float(size.quantile(USUAL, interpolation="higher")) or self.most
+        self.values = {name: x[prompt].tolist() for name, x in values.items()}
+        self.after = mine.after[0, prompt].exp().tolist()
+        self.token, self.length = mine.token[0, prompt], mine.shown[0, prompt].sum(-1).tolist()
+        self.real, self.right, self.reward, self.adv = (x[0, prompt] for x in (mine.real, mine.right, mine.reward, mine.adv))
+        self.clipped, self.idle = mine.clipped[0, prompt], mine.weight[0, prompt] == 0
+
+    def state(self, response: int, t: int) -> str:
+        """What the update made of a token, where it is not lifted or lowered as any other."""
+        if not self.real[response]:
+            return "dropped"
+        return "clipped" if self.clipped[response, t] else "no weight" if self.idle[response, t] else ""
+
+
+def _asked(group: Group) -> str:
     """The prompt, and a right response to it."""
-    number = int(inside.problem[0, prompt])
-    asked, right = (escape(" ".join(world.words(text[number]))) for text in (world.prompt, world.solution))
-    between = f"level {int(world.level[number])}; right would be"
+    world = group.world
+    asked, right = (escape(" ".join(world.words(text[group.problem]))) for text in (world.prompt, world.solution))
+    between = f"level {int(world.level[group.problem])}; " + ("right would be" if right else "no response is right")
     return f"<p><b class=sign>{asked}</b> <span class=soft>{between}</span> <b class=sign>{right}</b></p>"
 
 
-def _row(world: TokenWorld, inside: Inside, prompt: int, response: int, look: Colour, top: float) -> str:
-    at = (0, prompt, response)
-    length = int(inside.shown[at].sum())
-    tokens = "".join(_token(world, inside, (*at, t), look, top) for t in range(length))
-    verdict = "✓ right" if inside.right[at] else "✗ wrong"
-    adv = inside.adv[at][:length] if length else torch.zeros(1)
+def _row(group: Group, response: int) -> str:
+    length = group.length[response]
+    tokens = "".join(_token(group, response, t) for t in range(length))
+    adv = group.adv[response, : max(1, length)]
     said = f"{adv[0]:+.2f}" if bool((adv == adv[0]).all()) else f"{adv.min():+.2f} to {adv.max():+.2f}"
-    kept = (f"{inside.reward[at]:.2g}", said) if inside.real[at] else ("dropped", "none")
+    kept = (f"{group.reward[response]:.2g}", said) if group.real[response] else ("dropped", "none")
     numbers = "".join(f"<td class=number>{value}</td>" for value in kept)
+    verdict = "✓ right" if group.right[response] else "✗ wrong"
     return f"<tr><th scope=row class=verdict>{verdict}</th><td class=written>{tokens}</td>{numbers}</tr>"
 
 
-def _token(world: TokenWorld, inside: Inside, at: tuple[int, ...], look: Colour, top: float) -> str:
-    value, state = float(look.value(inside)[at]), _state(inside, at)
-    strength = FULL * min(1.0, abs(value) / top)
-    told = [f"{name} {other.write(float(other.value(inside)[at]))}" for name, other in COLOUR.items()]
-    told.append(f"probability after the update {math.exp(inside.after[at]):.2g}")
-    title, sign = escape("; ".join([*told, state]).rstrip("; ")), escape(world.signs[int(inside.token[at])])
-    paint = f"background:rgba(var(--{'down' if value < 0 else 'up'}),{strength:.2f})"
-    return f'<span class="token {state.replace(" ", "")}" style="{paint}" title="{title}">{sign}<small>{look.write(value)}</small></span>'
+def _token(group: Group, response: int, t: int) -> str:
+    values, state = {name: rows[response][t] for name, rows in group.values.items()}, group.state(response, t)
+    told = [*(f"{name} {COLOUR[name].write(value)}" for name, value in values.items()), f"probability after {group.after[response][t]:.2g}"]
+    title, sign = escape("; ".join([*told, state] if state else told)), escape(group.world.signs[int(group.token[response, t])])
+    value = values[group.colour]
+    paint = f"background:rgba(var(--{'down' if value < 0 else 'up'}),{FULL * min(1.0, abs(value) / group.top):.2f})"
+    number = f"<small>{group.look.write(value)}</small>"
+    return f'<span class="token {state.replace(" ", "")}" style="{paint}" title="{title}">{sign}{number}</span>'
 
 
-def _state(inside: Inside, at: tuple[int, ...]) -> str:
-    """What the update made of a token, where it is not lifted or lowered as any other."""
-    if not inside.real[at[:3]]:
-        return "dropped"
-    return "clipped" if inside.clipped[at] else "no weight" if inside.weight[at] == 0 else ""
-
-
-def _legend(look: Colour, top: float) -> str:
-    low, middle = (-top, "transparent,") if look.signed else (0.0, "")
-    left = f"rgba(var(--down),{FULL})," if look.signed else "transparent,"
-    bar = f'<i style="background:linear-gradient(90deg,{left}{middle}rgba(var(--up),{FULL}))"></i>'
-    scale = f"<span class=scale>{look.write(low)} {bar} {look.write(top)}</span>"
+def _legend(group: Group) -> str:
+    look, top = group.look, group.top
+    low, left = (-top, f"rgba(var(--down),{FULL}),transparent") if look.signed else (0.0, "transparent")
+    bar = f'<i style="background:linear-gradient(90deg,{left},rgba(var(--up),{FULL}))"></i>'
+    beyond = group.most > top
+    ends = ("≤ " * (beyond and look.signed) + look.write(low), "≥ " * beyond + look.write(top))
+    scale = f"<span class=scale>{ends[0]} {bar} {ends[1]}</span>"
     marks = "".join(f'<span class="token {state.replace(" ", "")}">{state}</span>' for state in ("clipped", "no weight", "dropped"))
     return f"<p class=legend><span>{look.words}</span>{scale}{marks}</p>"
 
@@ -122,32 +139,36 @@ SIGNS = (  # of the advantage
 
 
 def before_after(
-    world: TokenWorld, updates: Sequence[Inside], clip: tuple[float, float] | None = None, prompt: int | None = None, lane: int = 0,
-    names: Sequence[str] = (),
-) -> go.Figure:  # fmt: skip
-    """The probability of each token after an update against that before it, by the sign of its advantage; clipped ones are ringed.
+    world: TokenWorld, updates: Sequence[Inside], prompt: int | None = None, lane: int = 0, names: Sequence[str] = ()
+) -> go.Figure:
+    """The probability of each token after an update against the one that its ratio compares with, by the sign of its advantage.
 
-    clip: by how much a ratio may fall and rise, drawn as lines; before is then when the token was written, for that is what a ratio
-    compares with. prompt: of this one alone. Several updates, with `names`, get a slider. LabError where names are not as many.
+    Lines show the bounds of the clip; tokens that it stopped are ringed. Where a method has no clip, before is right before the update.
+    prompt: of this one alone. Several updates, with `names`, get a slider. LabError where names are not as many.
     """
     if len(names) != (len(updates) if names or len(updates) > 1 else 0):
         raise LabError(f"There are {len(updates)} updates and {len(names)} names; give one for each.")
-    moments = [_moved(world, update.take(lane), clip is not None, prompt) for update in updates]
-    lines = [_line(1, "no change", "dot"), *(_line(1 + way, f"clip at {1 + way:g}", "dash") for way in (clip or ()))]
-    was = "when it was written" if clip else "before the update"
+    clip = bool(updates[-1].bounds[lane].isfinite().all())
+    moments = [[*_lines(update.bounds[lane]), *_moved(world, update.take(lane), clip, prompt)] for update in updates]
+    was = "before the update, which its ratio compares with" if clip else "before the update"
     axis = {"type": "log", "range": [math.log10(RARE) - 0.05, 0.08], "tickvals": [RARE, 0.01, 0.1, 1],
             "ticktext": [f"≤ {RARE}", "0.01", "0.1", "1"]}  # fmt: skip
     axes = {name: axis | {"title": {"text": f"probability {when}"}} for name, when in (("xaxis", was), ("yaxis", "after the update"))}
-    fig = figure([*lines, *moments[-1]], _said(moments[-1], was), height=440, margin={"t": 60}, showlegend=True,
+    fig = figure(moments[-1], _said(moments[-1][-4:], was), height=440, margin={"t": 60}, showlegend=True,
                  legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, **axes)  # fmt: skip
-    return animate(fig, moments, names, range(len(lines), len(fig.data))) if names else fig
+    return animate(fig, moments, names, range(len(fig.data))) if names else fig
 
 
-def _moved(world: TokenWorld, update: Inside, written: bool, prompt: int | None) -> list[go.Scatter]:
+def _lines(bounds: Tensor) -> list[go.Scatter]:
+    """No change, and the bounds of the clip (2,); one that there is not has no points."""
+    return [_line(1, "no change", "dot"), *(_line(bound, f"clip at {bound:.3g}", "dash") for bound in bounds.tolist())]
+
+
+def _moved(world: TokenWorld, update: Inside, clip: bool, prompt: int | None) -> list[go.Scatter]:
     """A trace for each of SIGNS, and one of rings."""
     rows = slice(None) if prompt is None else slice(prompt, prompt + 1)
     where = (update.shown & update.real[..., None])[:, rows]
-    start = update.old if written else update.before
+    start = update.old if clip else update.before
     x, y, adv, clipped, token = (v[:, rows][where] for v in (start.exp(), update.after.exp(), update.adv, update.clipped, update.token))
     out = [_dots(world, x, y, token, adv.sign() == sign, name, look | {"size": 8, "opacity": 0.6}) for sign, name, look in SIGNS]
     return [*out, _dots(world, x, y, token, clipped, "clipped", {"symbol": "circle-open", "size": 13, "color": INK})]
@@ -161,10 +182,10 @@ def _dots(world: TokenWorld, x: Tensor, y: Tensor, token: Tensor, where: Tensor,
 
 
 def _line(ratio: float, name: str, dash: str) -> go.Scatter:
-    """Where the probability after is `ratio` times that before."""
-    ends = [RARE / min(ratio, 1), 1 / max(ratio, 1)]
+    """Where the probability after is `ratio` times that before; nowhere for ratios that none has."""
+    ends = [RARE / min(ratio, 1), 1 / max(ratio, 1)] if 0 < ratio < math.inf else []
     look = {"color": INK, "dash": dash, "width": 1.2}
-    return go.Scatter(x=ends, y=[ratio * end for end in ends], mode="lines", name=name, line=look, hoverinfo="skip")
+    return go.Scatter(x=ends, y=[ratio * end for end in ends], mode="lines", name=name, line=look, hoverinfo="skip", showlegend=bool(ends))
 
 
 def _said(moved: Sequence[go.Scatter], was: str) -> str:
