@@ -1,6 +1,8 @@
 """Every method of every family, found by discovery, at a size that a test can afford. Each family says here where it can be tried."""
 import itertools
+from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import pytest
 import torch
@@ -60,8 +62,11 @@ def small(method, **sizes):
     return replace(method, shape=replace(shape, **{name: sizes[name] for name in vars(shape) if name in sizes})) if shape else method
 
 
+made = cache(worlds.make)  # worlds never change, and some take long to make
+
+
 def short(key, **options):
-    world = worlds.make(key, **options)
+    world = copy(made(key, **options))
     world.horizon = min(world.horizon, 20)
     return world
 
