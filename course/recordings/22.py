@@ -1,8 +1,6 @@
 """Recordings of chapter 22: what the age of data costs, and what each paper makes of it."""
 from dataclasses import replace
 
-import torch
-
 from labkit import worlds
 from labkit.course.recordings import Recording
 from labkit.divergence import kl
