@@ -21,12 +21,12 @@ AT_ONCE: dict[str, Any] = {"per_device_train_batch_size": 128, "bf16": False, "g
 
 
 def task() -> TokenWorld:
-    """Chains of six operations; the prompt is 8 signs."""
+    """Chains of six operations: prompts of 8 signs."""
     return worlds.make("tokens.chain", levels=(6,), stop=True, room=12, text=True)  # type: ignore[return-value]
 
 
 def ours(lanes: int, repeats: int) -> Row:
-    """With a pass of the reference policy and a copy of the learner at every update."""
+    """Every update ends with a copy of the learner."""
     run = replace(grpo, shape=SHAPE).run(task(), Lanes(tuple(range(lanes))))
     next(run)
     times = cpu(lambda: [next(run) for _ in range(UPDATES)], repeats, 1 / UPDATES / lanes)
@@ -52,22 +52,28 @@ def _mark(world: TokenWorld, problem: int, written: list[int]) -> float:
 
 
 def trainer(world: TokenWorld, folder: str, updates: int, clock: Any, settings: dict[str, Any]) -> Any:
-    """TRL's own, of a GPT-2 with our context, width, heads and layers; no reference model, which it would load by name."""
+    """TRL's own, of a GPT-2 with our context, width, heads and layers; `folder` keeps its start, from which it loads the reference."""
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, PrinterCallback
+    from transformers.utils import logging
     from trl import GRPOConfig, GRPOTrainer
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     signs = [*world.signs, "pad"]
     words = Tokenizer(models.WordLevel({sign: i for i, sign in enumerate(signs)}, unk_token="pad"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     sizes = {"n_positions": world.obs_size, "n_embd": SHAPE.width, "n_layer": SHAPE.layers, "n_head": SHAPE.heads}
     still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     prompts = [" ".join(world.words(world.prompt[i])) for i in world.pool.tolist()]
-    config = GRPOConfig(output_dir=folder, max_steps=updates, num_generations=SHAPE.group, max_completion_length=12, use_cpu=True,
-                        report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, **settings)  # fmt: skip
+    config = GRPOConfig(output_dir=folder, max_steps=updates, num_generations=SHAPE.group, max_completion_length=world.horizon,
+                        beta=grpo.knobs["beta"].default, use_cpu=True, report_to="none", save_strategy="no", logging_strategy="no",
+                        disable_tqdm=True, **settings)  # fmt: skip
+    start = GPT2LMHeadModel(GPT2Config(vocab_size=len(signs), bos_token_id=None, eos_token_id=signs.index("."), **sizes, **still))
+    start.save_pretrained(folder)
     made = GRPOTrainer(
-        model=GPT2LMHeadModel(GPT2Config(vocab_size=len(signs), bos_token_id=None, eos_token_id=signs.index("."), **sizes, **still)),
+        model=GPT2LMHeadModel.from_pretrained(folder),
         reward_funcs=verifier(world),
         args=config,
         train_dataset=Dataset.from_dict({"prompt": prompts, "problem": world.pool.tolist()}),
@@ -98,8 +104,8 @@ def trl(who: str, repeats: int, least: float | None = None, **settings: Any) -> 
 
 def rows(repeats: int, share: float) -> list[Row]:
     return against(
-        ours(1, repeats),
         ours(8, repeats),
+        ours(1, repeats),
         trl("TRL, its defaults", repeats, 20, gradient_accumulation_steps=16),
         trl("TRL, the batch at once in float32", repeats, **AT_ONCE),
     )
