@@ -43,7 +43,7 @@ def informative(batch: Batch, k: SimpleNamespace) -> Tensor:
     pooled = widest(adv.flatten(1), samples).view(adv.shape)
     alone = widest(adv.flatten(2).flatten(0, 1), samples.repeat_interleave(adv.shape[1], 0)).view(adv.shape)
     kept = batch.mask & torch.where(k.pooled[..., None, None] > 0, pooled, alone)
-    return keep(batch, foremost(adv.abs() * batch.extra["entropy"], kept, batch.extra["tokens"]), adv)
+    return keep(batch, best_of(adv.abs() * batch.extra["entropy"], kept, batch.extra["tokens"]), adv)
 
 
 def keep(batch: Batch, kept: Tensor, adv: Tensor) -> Tensor:
@@ -69,11 +69,16 @@ def widest(x: Tensor, share: Tensor) -> Tensor:
     return torch.zeros_like(chosen).scatter(1, order, chosen)
 
 
-def foremost(score: Tensor, among: Tensor, share: Tensor) -> Tensor:
-    """Of those `among` (L, ...) bool the ceil(share * so many) with the highest score (L, ...), the first of equals. (L, ...) bool"""
-    order = torch.where(among, score, -torch.inf).flatten(1).argsort(dim=1, descending=True, stable=True)
-    first = torch.arange(order.shape[1], device=order.device) < whole(share, among.flatten(1).sum(1, keepdim=True))
-    return torch.zeros_like(first).scatter(1, order, first).view_as(among)
+def foremost(score: Tensor, n: Tensor) -> Tensor:
+    """Which n (L, 1) of the lane's scores (L, ...) are highest, the first of equals; (L, ...) bool."""
+    order = score.flatten(1).argsort(dim=1, descending=True, stable=True)
+    first = torch.arange(order.shape[1], device=order.device) < n
+    return torch.zeros_like(first).scatter(1, order, first).view_as(score)
+
+
+def best_of(score: Tensor, among: Tensor, share: Tensor) -> Tensor:
+    """Of those `among` (L, ...) bool the ceil(share * so many) with the highest scores (L, ...); (L, ...) bool."""
+    return foremost(torch.where(among, score, -torch.inf), whole(share, among.flatten(1).sum(1, keepdim=True)))
 
 
 def kept_mean(loss: Tensor, batch: Batch, k: SimpleNamespace) -> Tensor:
@@ -119,8 +124,8 @@ def with_dice(algo: Grpo, world: TokenWorld, learner: Learner, problem: Tensor, 
 def at_random(batch: Batch, k: SimpleNamespace) -> Tensor:
     """As `informative`, but responses and tokens are drawn by lot."""
     dice, extra = batch.extra["dice"], batch.extra
-    samples = foremost(dice[..., :1], batch.real[..., None], extra["samples"])
-    return keep(batch, foremost(dice[..., 1:], batch.mask & samples, extra["tokens"]), standardised(batch, k))
+    samples = best_of(dice[..., :1], batch.real[..., None], extra["samples"])
+    return keep(batch, best_of(dice[..., 1:], batch.mask & samples, extra["tokens"]), standardised(batch, k))
 
 
 def progress(method: Grpo, world: TokenWorld, lanes: Lanes, updates: int) -> tuple[Tensor, Tensor]:

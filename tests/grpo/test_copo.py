@@ -7,7 +7,7 @@ import torch
 
 from labkit.grpo import copo as module
 from labkit.grpo.copo import among_prompts, blended, check, copo, disagreement, extremes
-from labkit.grpo.family import clipped, dead, free, grpo, read
+from labkit.grpo.family import clipped, free, grpo, read
 from labkit.lanes import Lanes
 from labkit.worlds.tokens.chain import Chain
 from tests.methods import small
@@ -89,7 +89,7 @@ def test_weight_1_is_grpo_and_a_dead_group_learns_from_the_others_alone(world, b
     batch.extra["weight"] = torch.ones_like(batch.extra["weight"])
     assert torch.equal(blended(ratio, batch, k), clipped(ratio, batch, k))
     batch.adv = copo.advantage(batch, k)
-    others, gone = batch.extra["among prompts"].expand_as(ratio), dead(batch)
+    others, gone = batch.extra["among prompts"].expand_as(ratio), batch.dead
     assert gone.any() and not gone.all()
     want = torch.minimum(ratio * others, ratio.clamp(0.8, 1.2) * others)
     torch.testing.assert_close(blended(ratio, batch, k)[gone], want[gone])
@@ -106,7 +106,7 @@ def test_where_all_groups_agree_grpo_stands_still_and_copo_moves(world):
         batch.reward = (batch.problem % 2 == 0)[..., None].float().expand_as(batch.reward)
         batch.adv = method.advantage(batch, k)
         grad = learner.gradient("pi", method.loss(read(world, learner, batch), batch, k))
-        assert dead(batch).all() and (grad != 0).any() == moves
+        assert batch.dead.all() and (grad != 0).any() == moves
 
 
 def test_answers_are_told_by_the_world(world, batch):

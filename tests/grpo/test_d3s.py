@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labkit.grpo import d3s as module
-from labkit.grpo.d3s import at_random, check, d3s, foremost, kept_mean, progress, up_to, whole, widest, with_dice
+from labkit.grpo.d3s import at_random, best_of, check, d3s, kept_mean, progress, up_to, whole, widest, with_dice
 from labkit.grpo.family import aged, grpo, read
 from labkit.lanes import Lanes
 from labkit.worlds.tokens.chain import Chain
@@ -43,10 +43,10 @@ def test_a_share_is_rounded_up_and_a_rounding_error_is_not():
     assert [int(whole(torch.tensor(0.1 * i, dtype=torch.float32), torch.tensor(10))) for i in range(1, 11)] == list(range(1, 11))
 
 
-def test_the_foremost_are_a_share_of_those_asked_for_and_the_first_of_equals():
+def test_the_best_are_a_share_of_those_asked_for_and_the_first_of_equals():
     score = torch.tensor([[3.0, 9.0, 1.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0, 5.0]])
     among = torch.tensor([[True, False, True, True, True], [True, True, True, True, True]])
-    assert foremost(score, among, torch.tensor([[0.5], [0.6]])).int().tolist() == [[1, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
+    assert best_of(score, among, torch.tensor([[0.5], [0.6]])).int().tolist() == [[1, 0, 0, 1, 0], [1, 1, 0, 0, 1]]
 
 
 def test_of_the_widest_responses_the_share_of_tokens_with_the_highest_scores_is_kept(world):
@@ -107,7 +107,7 @@ def test_a_lot_keeps_as_many_whoever_they_are(world):
     kept = lot.extra["kept"]
     assert torch.equal(lot.token, told.token) and torch.equal(lot.adv, told.adv) and not torch.equal(kept, told.extra["kept"])
     for i in range(2):
-        samples = foremost(lot.extra["dice"][..., :1], torch.ones_like(lot.adv, dtype=torch.bool), k.samples)[i]
+        samples = best_of(lot.extra["dice"][..., :1], torch.ones_like(lot.adv, dtype=torch.bool), k.samples)[i]
         among = lot.mask[i] & samples
         assert samples.sum() == 4 and not (kept[i] & ~among).any() and kept[i].sum() == whole(torch.tensor(0.5), among.sum())
 

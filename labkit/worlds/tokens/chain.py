@@ -20,6 +20,16 @@ def apply(operation: int, value: int) -> int:
     return (value + number if sign == "+" else value * number) % MOD
 
 
+def chain_of(number: int, length: int, operations: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+    """The chain with this number, of 11 len(operations)^length that there are: its operations, and its values from the start digit on."""
+    number, value = divmod(number, MOD)
+    some, values = len(operations), [value]
+    chosen = tuple(operations[number // some**i % some] for i in range(length))
+    for operation in chosen:
+        values.append(apply(operation, values[-1]))
+    return chosen, values
+
+
 class Writing(NamedTuple):
     """A node: the last digit written (at first the prompt's), the operations left, the right result, tokens left, and is it stopped?"""
 
@@ -63,15 +73,10 @@ class Chain(TokenWorld):
         return [self._problem(number, level, i >= n) for i, number in enumerate(drawn)]
 
     def _problem(self, number: int, level: int, held_out: bool) -> Problem:
-        number, value = divmod(number, MOD)
-        some = len(self.operations)
-        operations = tuple(self.operations[number // some**i % some] for i in range(level))
-        values = [value]
-        for operation in operations:
-            values.append(apply(operation, values[-1]))
-        start = Writing(value, operations, values[-1], self.room if self.stop else level)
+        operations, values = chain_of(number, level, self.operations)
+        start = Writing(values[0], operations, values[-1], self.room if self.stop else level)
         solution = (*(DIGITS[v] for v in values[1:]), *[STOP] * self.stop)
-        return Problem((DIGITS[value], *(OPERATIONS[o] for o in operations), "="), level, solution, start, held_out)
+        return Problem((DIGITS[values[0]], *(OPERATIONS[o] for o in operations), "="), level, solution, start, held_out)
 
     def after(self, node: Writing, token: int) -> Writing:
         if token == MOD:
