@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from labkit.grpo.checks import curves
-from labkit.grpo.family import TINY, Batch, clip, dead, group_mean, grpo, marked, standardised
+from labkit.grpo.family import TINY, Batch, clip, group_mean, grpo, marked, standardised
 from labkit.lanes import Knob, Lanes
 from labkit.paper import Paper
 from labkit.verdict import Verdict, above, below, together
@@ -28,7 +28,7 @@ def with_answers(world: TokenWorld, batch: Batch, k: SimpleNamespace) -> Tensor:
 def of_group_and_batch(batch: Batch, k: SimpleNamespace) -> Tensor:
     """GRPO's advantages within each group; beside them the prompt's "among prompts" and the "weight" of its own, (L, P, 1, 1) both."""
     entropy = disagreement(batch)
-    weight = logsigmoid(k.k * (entropy - k.b)).exp() * ~dead(batch)
+    weight = logsigmoid(k.k * (entropy - k.b)).exp() * ~batch.dead
     batch.extra |= {"among prompts": among_prompts(batch, entropy)[..., None, None], "weight": weight[..., None, None]}
     batch.info["weight"] = weight.mean(1)
     return standardised(batch, k)

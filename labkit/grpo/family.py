@@ -55,6 +55,12 @@ class Batch:
         """Tokens of each response that count, (L, P, G)."""
         return self.mask.sum(-1)
 
+    @property
+    def dead(self) -> Tensor:
+        """Which groups have one reward for all, and so nothing to compare: (L, P) bool."""
+        high = torch.where(self.real, self.reward, -torch.inf).amax(-1)
+        return high <= torch.where(self.real, self.reward, torch.inf).amin(-1)
+
     def pick(self, policy: Categorical) -> Tensor:
         """The log-probability of each token under a policy read as (L, R, V); 0 where nothing was written. (L, P, G, T)"""
         place = self.row * policy.logits.shape[-1] + self.token.clamp_min(0)
@@ -335,15 +341,9 @@ def group_mean(x: Tensor, batch: Batch) -> Tensor:
     return (x * batch.real).sum(-1, keepdim=True) / batch.real.sum(-1, keepdim=True).clamp_min(1)
 
 
-def dead(batch: Batch) -> Tensor:
-    """Which groups have one reward for all, and so nothing to compare: (L, P) bool."""
-    high = torch.where(batch.real, batch.reward, -torch.inf).amax(-1)
-    return high <= torch.where(batch.real, batch.reward, torch.inf).amin(-1)
-
-
 def centred(batch: Batch, k: SimpleNamespace) -> Tensor:
     """reward - mean of its group; exactly 0 in a group that agrees. (L, P, G, 1)"""
-    alive = batch.real & ~dead(batch)[..., None]
+    alive = batch.real & ~batch.dead[..., None]
     return ((batch.reward - group_mean(batch.reward, batch)) * alive)[..., None]
 
 

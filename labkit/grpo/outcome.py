@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from labkit.divergence import kl
+from labkit.divergence import k3, kl
 from labkit.learner import Learner
 from labkit.policy import Categorical
 from labkit.worlds.tokens import truth
@@ -40,8 +40,8 @@ def outcome(world: TokenWorld, learner: Learner, batch: "Batch") -> dict[str, Te
     "kl" of a response from the reference and "entropy" of a token, in nats; "length"; "dead": the share of the last batch's groups that
     agree; "rollouts" and "tokens" sampled so far."""
     counts = {name: learner.memory[name].clone() for name in ("rollouts", "tokens")}
-    told = _estimated(batch) if world.text else _exact(world, learner)
-    return told | {"dead": (batch.reward.amax(-1) == batch.reward.amin(-1)).float().mean(1)} | counts
+    told = _estimated(world, batch) if world.text else _exact(world, learner)
+    return told | {"dead": batch.dead.float().mean(1)} | counts
 
 
 def _exact(world: TokenWorld, learner: Learner) -> dict[str, Tensor]:
@@ -56,13 +56,13 @@ def _exact(world: TokenWorld, learner: Learner) -> dict[str, Tensor]:
     }
 
 
-def _estimated(batch: "Batch") -> dict[str, Tensor]:
-    """Of the policy that wrote the last batch; its KL by k3 of each token."""
+def _estimated(world: TokenWorld, batch: "Batch") -> dict[str, Tensor]:
+    """Of the policy that wrote the last batch, as far as its responses were kept; its KL by k3 of each token."""
     tokens = batch.length.sum((1, 2)).clamp_min(1)
     responses = batch.real.sum((1, 2)).clamp_min(1)
     return {
-        "return": (batch.reward * batch.real).sum((1, 2)) / responses,
-        "kl": ((batch.old - batch.ref) * batch.mask).sum((1, 2, 3)) / responses,
+        "return": (world.graph.reward[batch.node] * batch.real).sum((1, 2)) / responses,
+        "kl": (k3(batch.ref - batch.old) * batch.mask).sum((1, 2, 3)) / responses,
         "entropy": -(batch.old * batch.mask).sum((1, 2, 3)) / tokens,
         "length": tokens / responses,
     }

@@ -22,7 +22,6 @@ from labkit.grpo.family import (
     clipped,
     clipped_higher,
     dapo,
-    dead,
     demonstration,
     fill,
     free,
@@ -41,7 +40,7 @@ from labkit.grpo.family import (
     token_mean,
     write,
 )
-from labkit.grpo.outcome import policy_at
+from labkit.grpo.outcome import outcome, policy_at
 from labkit.lanes import Lanes
 from labkit.policy import Categorical
 from labkit.worlds.tokens import truth
@@ -90,7 +89,7 @@ def test_empty_places_have_no_part_in_a_group():
     assert_close(standardised(batch, None).flatten(), f64(1, -2, 0, 0, 1) / 3 / (third + 1e-6), rtol=1e-12, atol=0)
     assert plain_reward(batch, None).flatten().tolist() == [1, 0, 0, 0, 1]
     batch.real = torch.tensor([[[True, False, False, False, True]]])
-    assert dead(batch).item() and not standardised(batch, None).any()
+    assert batch.dead.item() and not standardised(batch, None).any()
     batch.real = torch.zeros(1, 1, 5, dtype=torch.bool)
     assert not standardised(batch, None).any()
 
@@ -100,7 +99,7 @@ def test_a_group_that_agrees_has_advantages_of_exactly_nothing():
     assert float(batch.reward[0, 0].mean()) != 0.1
     for advantage in (centred, standardised):
         assert not advantage(batch, None)[0, 0].any() and advantage(batch, None)[0, 1].all()
-    assert dead(batch).tolist() == [[True, False]]
+    assert batch.dead.tolist() == [[True, False]]
 
 
 @settings(max_examples=40)
@@ -300,7 +299,7 @@ def test_a_run_begins_with_its_reference_and_goes_on_as_the_pieces_say():
         s.algo.learn(s.world, s.learner, batch, s.k)
         snapshot = next(run)
         assert snapshot.learner.nets["pi"].theta.equal(s.learner.nets["pi"].theta) and snapshot.step == s.learner.step
-        assert snapshot.metrics["dead"].equal(dead(batch).float().mean(1))
+        assert snapshot.metrics["dead"].equal(batch.dead.float().mean(1))
     fresh = begun(grid={"beta": (0.0, 0.5)}).learner
     assert s.learner.memory["reference"].equal(fresh.nets["pi"].theta)
     assert snapshot.step == 3 * 16 and snapshot.metrics["rollouts"].tolist() == [3 * 16] * 4
@@ -320,6 +319,22 @@ def test_what_was_written_has_the_log_probabilities_of_its_writer_and_the_mark_o
         state, reward, *_ = s.world.step(state, t.clamp_min(0), torch.empty(0))
         total += reward
     assert state["node"].view_as(batch.node).equal(batch.node) and total.view_as(batch.reward).equal(batch.reward)
+
+
+def test_text_is_measured_by_the_responses_that_count():
+    """Rewards of the world, whatever a method pays; KL by k3, which is never negative; and groups that agree where empty places do not."""
+    s = begun(world=Chain((1, 2), problems=6, held=1, text=True), warm=0.0, seeds=(0,))
+    batch = s.algo.gather(s.world, s.learner, s.k)
+    batch.ref = batch.ref - 0.5 * batch.mask
+    batch.reward = torch.zeros_like(batch.reward)
+    batch.reward[..., 0], batch.real[..., 0] = 3.0, False
+    told = outcome(s.world, s.learner, batch)
+    right, length = s.world.graph.reward[batch.node][batch.real], batch.length[batch.real].float()
+    assert_close(told["return"][0], right.mean())
+    assert_close(told["length"][0], length.mean())
+    assert_close(told["kl"][0], (math.exp(-0.5) + 0.5 - 1) * length.mean(), rtol=1e-4, atol=0)
+    assert_close(told["entropy"][0], -batch.old[batch.mask].mean())
+    assert told["dead"].item() == 1
 
 
 def test_responses_are_drawn_with_the_policy_s_chances():
