@@ -14,6 +14,7 @@ from labkit.worlds.tokens.world import EMPTY
 
 STOPPING = Chain((1, 2), problems=4, held=1, stop=True, room=3, text=True)  # 12^3 = 1,728 texts for each prompt
 STEADY = Chain((1, 2), problems=6, held=1, text=True)  # 11^2 = 121
+BOTH = torch.tensor([0, 1, 8, 7])  # problems of both levels
 each_world = pytest.mark.parametrize("world", [STOPPING, STEADY], ids=["stop", "no stop"])
 
 
@@ -43,10 +44,10 @@ def test_a_model_reads_as_its_world_is_read():
 @each_world
 def test_the_policy_at_a_token_is_that_at_the_text_before_it(world):
     """Stepping through a world shows a meter the very contexts that the model is trained on."""
-    learner, problem = begun(world), torch.arange(6).expand(2, -1)
+    learner, problem = begun(world), BOTH.expand(2, -1)
     theta = learner.nets["pi"].theta.detach()
-    batch = write(world, learner, problem, learner.rand(6, 3, world.horizon), theta)
-    told = read(world, learner, batch).logits.view(2, 18, world.horizon, -1)
+    batch = write(world, learner, problem, learner.rand(4, 3, world.horizon), theta)
+    told = read(world, learner, batch).logits.view(2, 12, world.horizon, -1)
     state = world.begin(problem.repeat_interleave(3, 1))
     for t in range(world.horizon):
         writing = state["node"] >= world.graph.finished
@@ -57,7 +58,7 @@ def test_the_policy_at_a_token_is_that_at_the_text_before_it(world):
 @each_world
 def test_samples_agree_with_the_sum_over_all_responses(world):
     """Success, length and entropy of a response, each within four standard errors of 8,000 samples."""
-    learner, problem = begun(world, warm=0.3), torch.tensor([0, 5])
+    learner, problem = begun(world, warm=0.5), BOTH[1:3]
     batch, chance = all_responses(world, learner, problem)
     torch.testing.assert_close(chance.sum(-1), torch.ones(2, 2))
     logp = chance.clamp_min(1e-30).log()
