@@ -1,8 +1,16 @@
 """Exercises of chapter 20: what a full batch costs, and four silent bugs: the length of responses, the sign of a KL, the padding of a
 batch, the advantage of a group that agrees."""
+from dataclasses import replace
+
 import torch
 
+from labkit import stats
 from labkit.course.progress import Exercise
+from labkit.grpo import family
+from labkit.grpo.outcome import policy_at
+from labkit.lanes import Lanes
+from labkit.worlds.tokens import truth
+from labkit.worlds.tokens.world import EMPTY
 
 
 def close(answer, truth, tolerance=1e-6):
@@ -10,6 +18,47 @@ def close(answer, truth, tolerance=1e-6):
     if not isinstance(answer, torch.Tensor) or answer.shape != truth.shape:
         return False
     return bool(((answer.double() - truth.double()).abs() < tolerance).all())
+
+
+# what is measured: slots of a reader's own beside the family's
+
+FREE = replace(family.grpo, penalty=family.free, knobs={name: knob for name, knob in family.grpo.knobs.items() if name != "beta"})
+
+
+def symptom(what, world, mine, theirs, base=FREE, grid=None):
+    """what(world, snapshot), (L,), after 60 updates of ten seeds, with slots of your own and with others, in words."""
+
+    def end(slots):
+        method = replace(base, shape=family.Shape(updates=60), **slots)
+        return what(world, next(method.run(world, Lanes(range(10), grid or {}))))
+
+    yours, right = end(mine), end(theirs)
+    gap = stats.paired_difference(yours, right)
+    told = f"difference {gap.value:+.2f} (95% interval {gap.low:+.2f} to {gap.high:+.2f})"
+    return f"{yours.mean():.2f} with yours, {right.mean():.2f} without a bug; {told}"
+
+
+def wrong_length(world, snapshot):
+    """The exact mean length of wrong responses, (L,): a token counts with the chance that it is written and all ends wrong."""
+    chances, begun = policy_at(world, snapshot.learner).probs, world.start[world.pool]
+    wrong = 1 - truth.success(world.graph, chances)
+    passed = truth.arrivals(world.graph, chances, begun)[:, world.graph.finished :]
+    return (passed * wrong[:, world.graph.finished :]).sum(1) / wrong[:, begun].mean(1)
+
+
+def filled_up(counts):
+    """The rollout of a program that fills up with the stop token, and must say which tokens count: counts(token, stop), (B, T)."""
+
+    def rollout(algo, world, learner, problem, k):
+        batch, stop = family.sampled(algo, world, learner, problem, k), len(world.tokens) - 1
+        real, last = batch.mask, (batch.length - 1)[..., None]
+        for name in ("row", "passed", "old"):  # what is read at the filling is the place where the response ended
+            setattr(batch, name, torch.where(real, getattr(batch, name), getattr(batch, name).gather(-1, last)))
+        token = torch.where(real, batch.token, stop)
+        batch.token = torch.where(counts(token.flatten(0, 2), stop).view_as(token), token, EMPTY)
+        return batch
+
+    return rollout
 
 
 # 20.1
@@ -86,7 +135,7 @@ def check_drifted(answer):
     assert float(got.min()) >= 0, f"A token has the estimate {float(got.min()):.2f}; a KL is never negative, so let no estimate of it be."
     mean = float((logp.exp() * got).sum())
     assert abs(mean - truth) < 1e-9, (
-        f"Over tokens as the policy writes them the mean is {mean:.3f}; KL(policy || reference) is {truth:.3f}. Which way round is the ratio?"
+        f"Over tokens as the policy writes them the mean is {mean:.3f}; the KL from the reference is {truth:.3f}. Which way round is it?"
     )
     assert float(answer(ref, ref).abs().max()) == 0, "Where policy and reference agree there is no drift."
 
