@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 LINE = 16  # numbers in a cache line
+SMALL = 1e-30  # moves no parameter. Less is taken for 0, else what dead units leave decays to denormals, which take many times as long
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -97,6 +98,7 @@ class Net:
         m, v = self.moments
         self.clock += on
         m.lerp_(grad, (1 - betas[0]) * on)  # in place: a lane at rest moves by exactly nothing
+        torch.ops.aten.hardshrink.out(m, SMALL, out=m)
         v.lerp_(grad.square_(), (1 - betas[1]) * on)
         fast, slow = (-torch.expm1(self.clock.clamp_min(1) * math.log(b)) for b in betas)
         slow = slow.sqrt()  # both corrections as factors (L, 1), which spares passes over all parameters

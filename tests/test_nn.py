@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from labkit import nn
 from labkit.lanes import Lanes
 from labkit.nn import Belief, Net, Table, clip_norm, normalise
 
@@ -53,6 +54,21 @@ def test_a_lane_at_rest_keeps_everything_even_beside_nan():
     ours.adam(grad, lr, torch.tensor([[True], [False], [True]]))
     assert torch.equal(ours.theta[1], before[0][1]) and torch.equal(ours.moments[:, 1], before[1][:, 1]) and ours.clock[1] == 1
     assert not torch.equal(ours.theta[0], before[0][0]) and bool(ours.theta.isfinite().all())
+
+
+def test_what_dead_units_leave_ends_in_nothing_and_not_in_denormals(monkeypatch):
+    def trained(small):
+        monkeypatch.setattr(nn, "SMALL", small)
+        ours, lr, on = net(), torch.full((3, 1), 0.01), torch.ones(3, 1, dtype=torch.bool)
+        live = LANES.rand(90, ours.theta.shape[1]) < 0.5
+        for t in range(1000):
+            ours.adam(torch.where(live | torch.tensor(t < 3), 1e-3, 0.0), lr, on)
+        return ours, live
+
+    (ours, live), (plain, _) = trained(nn.SMALL), trained(0.0)
+    denormal = (plain.moments[0] != 0) & (plain.moments[0].abs() < torch.finfo(torch.float32).tiny)
+    assert torch.equal(denormal, ~live) and torch.equal(ours.moments[0] == 0, ~live)
+    assert torch.equal(ours.theta, plain.theta)
 
 
 def test_sgd_step():
