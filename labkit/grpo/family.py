@@ -329,8 +329,8 @@ def marked(world: TokenWorld, batch: Batch, k: SimpleNamespace) -> Tensor:
 
 def not_too_long(world: TokenWorld, batch: Batch, k: SimpleNamespace) -> Tensor:
     """The verifier's mark, less up to 1 within k.band tokens of the longest response (Yu et al. 2025, eq. 13)."""
-    over = (batch.length - (world.horizon - k.band[..., None])) / k.band[..., None].clamp_min(1)
-    return marked(world, batch, k) - torch.where(k.band[..., None] > 0, over.clamp(0, 1), 0.0)
+    over = (batch.length - (world.horizon - k.band[..., None])) / k.band[..., None]
+    return marked(world, batch, k) - torch.where(k.band[..., None] > 0, over.clamp_min(0), 0.0)
 
 
 # advantage

@@ -90,8 +90,9 @@ def test_empty_places_have_no_part_in_a_group():
     assert plain_reward(batch, None).flatten().tolist() == [1, 0, 0, 0, 1]
     batch.real = torch.tensor([[[True, False, False, False, True]]])
     assert batch.dead.item() and not standardised(batch, None).any()
-    batch.real = torch.zeros(1, 1, 5, dtype=torch.bool)
-    assert not standardised(batch, None).any()
+    for real in (torch.arange(5) == 3, torch.zeros(5, dtype=torch.bool)):
+        batch.real = real[None, None]
+        assert not standardised(batch, None).any()
 
 
 def test_a_group_that_agrees_has_advantages_of_exactly_nothing():
@@ -174,6 +175,8 @@ def test_reductions_by_hand():
     loss = f64([[6, 99, 99], [1, 2, 3]], [[4, 4, 99], [99, 99, 99]])[None]
     assert float(response_mean(loss, batch, None)) == (6 + 2 + 4) / 3
     assert float(token_mean(loss, batch)) == 20 / 6
+    batch.real = torch.tensor([[[True, False], [False, False]]])
+    assert float(response_mean(loss, batch, None)) == float(token_mean(loss, batch)) == 6
     batch.real = torch.zeros_like(batch.real)
     assert float(response_mean(loss, batch, None)) == float(token_mean(loss, batch)) == 0
 
@@ -414,6 +417,7 @@ def test_the_price_of_length_by_hand():
     batch = of_lengths([[1, 2, 3, 4, 5, 6]])
     world = SimpleNamespace(horizon=6, graph=SimpleNamespace(reward=torch.ones(1)))
     assert not_too_long(world, batch, knob(band=4)).flatten().tolist() == [1, 1, 0.75, 0.5, 0.25, 0]
+    assert not_too_long(world, batch, knob(band=1)).flatten().tolist() == [1] * 5 + [0]
     assert not_too_long(world, batch, knob(band=0)).flatten().tolist() == [1] * 6
 
 
