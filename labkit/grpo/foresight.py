@@ -83,10 +83,10 @@ def trained(features: Tensor, problem: Tensor, outcome: Tensor) -> dict[str, Ten
     history = {"problem": problem.flip(0), "outcome": outcome.flip(0)}
     for step in range(STEPS):
         now = updates - 1 - step * 61 % updates  # a prime, so that it comes round to all
-        past = [x[now + 1 :].transpose(0, 1).flatten(1)[:, : 4 ** (1 + step % 4)] for x in history.values()]
-        age = (torch.arange(past[0].shape[1]) // prompts).expand(donors, -1).float()
+        asked, told = (x[now + 1 :].transpose(0, 1).flatten(1)[:, : 4 ** (1 + step % 4)] for x in history.values())
+        age = (torch.arange(asked.shape[1]) // prompts).expand(donors, -1).float()
         value = {name: x.expand(donors, *x.shape) for name, x in compiled(features, weights).items()}
-        error = foretold(value, history["problem"][now], (*past, age)) - history["outcome"][now]
+        error = foretold(value, history["problem"][now], (asked, told, age)) - history["outcome"][now]
         adam.zero_grad()
         error.square().mean().backward()
         adam.step()
