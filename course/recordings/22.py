@@ -1,15 +1,22 @@
 """Recordings of chapter 22: what the age of data costs, and what each paper makes of it."""
 from dataclasses import replace
 
+import torch
+
 from labkit import worlds
 from labkit.course.recordings import Recording
 from labkit.divergence import kl
 from labkit.grpo.arpo import arpo, remembering
+from labkit.grpo.avatar import avatar
+from labkit.grpo.bapo import bapo
+from labkit.grpo.erpd import erpd, stages
 from labkit.grpo.family import Shape, aged, clipped, grpo, importance
+from labkit.grpo.missing_old_logits import missing_old_logits, recalled
 from labkit.grpo.outcome import exact, policy_at
 from labkit.lanes import Lanes
-from labkit.record import record
+from labkit.record import Record, record
 from labkit.worlds.tokens import truth
+from labkit.worlds.tokens.plan import LENGTH
 
 SEEDS, UPDATES, FORMS, EVERY = tuple(range(10)), 200, 120, 10
 chains = worlds.make("tokens.chain")
@@ -86,3 +93,69 @@ def stores() -> Recording:
 def no_store() -> Recording:
     """Without replay."""
     return remembered({"replay": (0,)})
+
+
+def trained(method, world, grid, updates=UPDATES, **options):
+    """A method at the settings of `grid` in a world of these options."""
+    here, method = worlds.make(world, **options), replace(method, shape=replace(method.shape, updates=EVERY))
+    return Recording(record(method, here, Lanes(SEEDS, grid), updates * 128), method, options)
+
+
+def balances() -> Recording:
+    """bapo on batches four updates old, at four targets; 0 leaves its bounds where they are."""
+    return trained(bapo, "tokens.chain", {"target": (0.0, 0.5, 1.0, 2.0), "lag": (4,)}, levels=(3, 4, 5))
+
+
+def averages() -> Recording:
+    """missing_old_logits with an average in the middle, at four decays; 0 is the policy of now."""
+    return trained(missing_old_logits, "tokens.chain", {"decay": (0.0, 0.5, 0.8, 0.95)})
+
+
+def versions() -> Recording:
+    """missing_old_logits with every version kept."""
+    return trained(replace(missing_old_logits, rollout=recalled), "tokens.chain", {})
+
+
+def by_place(world):
+    """A field: the exact KL from the start that a response gathers at each of its places, (L, LENGTH)."""
+
+    def apart(snapshot):
+        now, start = (policy_at(world, snapshot.learner, theta) for theta in (None, snapshot.learner.memory["reference"]))
+        spent = truth.visits(world.graph, now.probs, world.start[world.pool]) * kl(now, start)
+        return spent @ world.graph.obs[:, -LENGTH:].double()  # the last features of what is seen say the place
+
+    return apart
+
+
+def credited(**options):
+    """avatar at four weights of the ends, where those or the middle decide."""
+    world, method = worlds.make("tokens.plan", **options), replace(avatar, shape=replace(avatar.shape, updates=EVERY))
+    lanes = Lanes(SEEDS, {"ends": (-0.9, 0.0, 1.0, 3.0)})
+    return Recording(record(method, world, lanes, UPDATES * 128, fields={"kl by place": by_place(world)}), method, options)
+
+
+def ends_decide() -> Recording:
+    """Where plan and result are the first and the last token."""
+    return credited()
+
+
+def middle_decides() -> Recording:
+    """Where they are the two in the middle."""
+    return credited(middle=True)
+
+
+PASSES = (4, 16, 64, 256)
+
+
+def teacher() -> Recording:
+    """The way of stage one of erpd, after every step."""
+    one, _ = stages(worlds.make("tokens.countdown"), Lanes(SEEDS), passes=PASSES[-1], updates=1)
+    curves = {"return": one["success"], "kl": one["kl"]}
+    return Recording(Record("erpd", "tokens.countdown", Lanes(SEEDS), torch.arange(len(one["kl"])), curves), erpd, {})
+
+
+def pupils() -> Recording:
+    """Stage two of erpd after 4, 16, 64 and 256 steps of stage one."""
+    method = replace(erpd, shape=replace(erpd.shape, updates=2))
+    made = record(method, worlds.make("tokens.countdown"), Lanes(SEEDS, {"passes": PASSES}), 640 + 60 * 128)
+    return Recording(replace(made, curves={name: made.curves[name] for name in ("return", "kl", "entropy")}), method, {})
