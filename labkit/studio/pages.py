@@ -5,7 +5,7 @@ from typing import Any
 import panel as pn
 from jinja2 import Template
 
-PAGES = {"/": "Drift Explorer", "/moving": "Moving worlds", "/ledger": "Ledger"}  # address -> title
+PAGES = {"/": "Drift Explorer", "/moving": "Moving worlds", "/microscope": "GRPO microscope", "/ledger": "Ledger"}  # address -> title
 SWITCH = """
 const d = document.documentElement.dataset;
 d.theme = d.theme === "dark" ? "light" : "dark";

@@ -25,6 +25,7 @@ from labkit.studio import ledger_page, worker
 from labkit.studio.chapter_page import ROUTES
 from labkit.studio.explorer import Explorer
 from labkit.studio.limits import Account, Limits, for_class
+from labkit.studio.microscope_page import Microscope
 from labkit.studio.moving_page import MovingWorlds
 from labkit.studio.pages import PAGES, notice, page
 from labkit.studio.session import RATE, Session
@@ -216,6 +217,7 @@ def main(
         for address, (kind, lead) in {
             "/": (Explorer, "Train a policy, and watch how far it moves."),
             "/moving": (MovingWorlds, "Change the world while an agent learns."),
+            "/microscope": (Microscope, "Train a language model small enough to see, and look inside its updates."),
         }.items()
     }
     apps |= {"/ledger": ledger, "/rest": rest}

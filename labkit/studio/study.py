@@ -11,6 +11,7 @@ from torch import Tensor
 from labkit import worlds
 from labkit.divergence import DIVERGENCES
 from labkit.errors import LabError
+from labkit.grpo.family import Grpo
 from labkit.knobs import read_knobs, write_knobs
 from labkit.lanes import Knob, Lanes
 from labkit.learner import Learner
@@ -21,10 +22,12 @@ from labkit.record import Record
 from labkit.snapshot import Snapshot
 from labkit.studio.figures import Floor, floor, watch
 from labkit.studio.figures.moving import watch_moving
+from labkit.studio.figures.responses import watch_inside
 from labkit.studio.live import LiveRun
 from labkit.tabular.steering import steer, steerable
 from labkit.worlds.finite import FiniteWorld
 from labkit.worlds.grid import GridWorld, enumerate_states
+from labkit.worlds.registry import takes
 from labkit.worlds.steered import Events, read_events, stages, write_events
 from labkit.worlds.tokens.world import TokenWorld
 from labkit.worlds.world import Continuous, World
@@ -35,6 +38,8 @@ EARLY = 64  # steps of an episode within which they are met, so that a run need 
 SPACE = 128 * 2**20  # bytes that the pictures' data of one run may take
 STEERED = "finite.steered"
 STAGE_BYTES = 20_000  # of one seed's steered world in one stage, about
+READS = ("nodes", "text")  # what a policy reads of a world of text: what its verifier knows, or the text itself
+TOKEN_BYTES = 40  # of one token looked at from inside, about
 REFERENCES = {"start": 0, "previous": -1, "end": -1}  # where the policy to compare with stands in the record
 EVERYWHERE, VISITED, PROBED = "every state alike", "where the policy goes", "states met at random"
 
@@ -45,7 +50,8 @@ class Settings:
     """What decides a run: equal settings give equal runs, bit for bit.
 
     layout: the seed of a grid's layout; -1 draws another one every episode. knobs: values to try, each a setting. events: what
-    becomes of STEERED, of which each seed then has its own; None: the world is one for all and stays as it is made.
+    becomes of STEERED, of which each seed then has its own; None: the world is one for all and stays as it is made. reads: of a world of
+    text, one of READS; each of its updates is then looked at from inside. "": it is a world like any other.
     """
 
     world: str = "control.cartpole"
@@ -55,11 +61,13 @@ class Settings:
     updates: int = 60
     layout: int = 0
     events: Events | None = None
+    reads: str = ""
 
     def __str__(self) -> str:
         words = [self.algorithm, self.world, f"seeds={self.seeds}", f"updates={self.updates}"]
         words += [f"layout={self.layout}"] if self.world.startswith("grid.") else []
         words += [] if self.events is None else [f"events={write_events(self.events)}"]
+        words += [f"reads={self.reads}"] if self.reads else []
         return " ".join([*words, *write_knobs(self.knobs).split()])
 
     @classmethod
@@ -71,8 +79,9 @@ class Settings:
             numbers = {name: int(pairs.pop(name)) for name in ("seeds", "updates", "layout") if name in pairs}
         except ValueError as error:
             raise LabError(f"{text!r} does not describe a run; one looks like {str(cls())!r}.") from error
-        events = read_events(pairs.pop("events")) if "events" in pairs else None
-        return cls(world, algorithm, read_knobs(" ".join(f"{name}={values}" for name, values in pairs.items())), **numbers, events=events)
+        events, reads = read_events(pairs.pop("events")) if "events" in pairs else None, pairs.pop("reads", "")
+        knobs = read_knobs(" ".join(f"{name}={values}" for name, values in pairs.items()))
+        return cls(world, algorithm, knobs, **numbers, events=events, reads=reads)
 
     def begin(self) -> LiveRun:
         """A run with these settings, not yet started. LabError where they do not go together, or would fill the memory."""
@@ -84,15 +93,28 @@ class Settings:
         """LabError where these settings do not go together, or would fill the memory."""
         if not 1 <= self.seeds <= 64:
             raise LabError(f"A run takes 1 to 64 seeds; got {self.seeds}.")
-        known = fitting(self.world, self.layout) if self.events is None else steered_methods()
+        known = self.methods
         if self.algorithm not in known:
             raise LabError(f"There is no method {self.algorithm!r} for {self.world}; choose one of {', '.join(known)}.")
-        each = self.updates * field_bytes(self.world, self.layout)
+        each = self.updates * (self._inside_bytes if self.reads else field_bytes(self.world, self.layout))
         if self.events is not None:  # beside policy and occupancy, best actions and beliefs; and a world for every seed
             each = 2 * each + STAGE_BYTES * len(stages(self.events, self.life))
         if (size := each * len(self.lanes)) > SPACE:
             fewer = "seeds, values or updates" if self.events is None else "seeds, values, updates or events"
             raise LabError(f"This run would keep {size >> 20} MiB, more than {SPACE >> 20}; take fewer {fewer}.")
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that could be chosen here."""
+        if self.reads:
+            return reading_methods(self.world, self.reads)
+        return fitting(self.world, self.layout) if self.events is None else steered_methods()
+
+    @property
+    def _inside_bytes(self) -> int:
+        """What is kept of one update in one lane."""
+        shape, world = discover()[self.algorithm].shape, text_world(self.world, self.reads)  # type: ignore[attr-defined]
+        return TOKEN_BYTES * shape.prompts * shape.group * world.horizon
 
     @property
     def lanes(self) -> Lanes:
@@ -102,6 +124,9 @@ class Settings:
     def parts(self) -> tuple[Algorithm, World, Lanes]:
         """The method, its world, and its lanes."""
         method = discover()[self.algorithm]
+        if self.reads:
+            shape = replace(method.shape, updates=1)  # type: ignore[attr-defined]
+            return replace(method, shape=shape), text_world(self.world, self.reads), self.lanes  # type: ignore[call-arg]
         if self.events is None:
             return method, make(self.world, self.layout), self.lanes
         seeds = [*self.lanes.seeds] * len(self.lanes.points)
@@ -115,6 +140,8 @@ class Settings:
 
     def fields(self, method: Algorithm, world: World, lanes: Lanes) -> dict[str, Callable[[Snapshot], Tensor]]:
         """What to record of a run of these parts for its pictures."""
+        if self.reads:
+            return watch_inside(method, world)  # type: ignore[arg-type]
         return watched(self.world, self.layout) if self.events is None else watch_moving(method, world)  # type: ignore[arg-type]
 
 
@@ -141,6 +168,28 @@ def make(key: str, layout: int) -> World:
     return worlds.make(key, layout_seed=layout) if isinstance(world, GridWorld) and layout >= 0 else world
 
 
+def text_worlds() -> list[str]:
+    """The worlds of text."""
+    return [key for key in worlds.names() if "text" in takes(key)]
+
+
+@cache
+def text_world(key: str, reads: str) -> World:
+    """A world of text as one of READS. LabError where it is no such world, or cannot be read so."""
+    if key not in text_worlds():
+        raise LabError(f"There is no world of text {key!r}; choose one of {', '.join(text_worlds())}.")
+    if reads not in READS:
+        raise LabError(f"A policy cannot read {reads!r}; choose one of {', '.join(READS)}.")
+    return worlds.make(key, text=reads == "text")
+
+
+@cache
+def reading_methods(key: str, reads: str) -> list[str]:
+    """The methods that learn in a world of text, read so."""
+    world = text_world(key, reads)
+    return [name for name, method in sorted(discover().items()) if isinstance(method, Grpo) and _fits(method, world)]
+
+
 class _ResetError(Exception):
     """The method has begun to act: it takes the world."""
 
@@ -164,6 +213,8 @@ def steered_methods() -> list[str]:
 
 
 def _fits(algorithm: Algorithm, world: World) -> bool:
+    if isinstance(algorithm, Grpo):  # which never resets its world; the smallest update tells as much
+        algorithm = replace(algorithm, shape=replace(algorithm.shape, prompts=2, group=4, updates=1, warm=0.0))
     try:
         next(algorithm.run(world, Lanes()))
     except _ResetError:

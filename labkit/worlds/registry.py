@@ -30,6 +30,14 @@ def names() -> list[str]:
     return sorted(_MAKERS)
 
 
+def takes(key: str) -> list[str]:
+    """What the maker of the world called `key` can be told. LabError for an unknown name."""
+    if key not in _MAKERS:
+        near = get_close_matches(key, _MAKERS, 1)
+        raise LabError(f"There is no world {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}."))
+    return [*inspect.signature(_MAKERS[key]).parameters]
+
+
 def register_all() -> None:
     """Enter every world of `names()` in Gymnasium's registry; again after new worlds were registered."""
     for key in names():
@@ -40,12 +48,9 @@ def register_all() -> None:
 
 def make(key: str, device: str = "cpu", **options) -> World:
     """The world called `key` on a device; options go to its maker. LabError for an unknown name, device or option."""
-    if key not in _MAKERS:
-        near = get_close_matches(key, _MAKERS, 1)
-        raise LabError(f"There is no world {key!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}."))
-    takes = inspect.signature(_MAKERS[key]).parameters
-    if unknown := options.keys() - takes.keys():
-        raise LabError(f"World {key!r} has no option {min(unknown)!r}; it takes {', '.join(takes) or 'none'}.")
+    known = takes(key)
+    if unknown := options.keys() - set(known):
+        raise LabError(f"World {key!r} has no option {min(unknown)!r}; it takes {', '.join(known) or 'none'}.")
     try:
         return _MAKERS[key](**options).to(check_device(device))
     except TypeError as error:

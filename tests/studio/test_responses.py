@@ -1,12 +1,17 @@
 """Responses as text, and tokens before and after an update: what is drawn of numbers that were chosen by hand."""
 import re
+from dataclasses import fields, replace
+from itertools import islice
 
 import pytest
 import torch
 
 from labkit import worlds
 from labkit.errors import LabError
-from labkit.grpo.inside import Inside
+from labkit.grpo.family import Shape, grpo
+from labkit.grpo.inside import Inside, inside
+from labkit.lanes import Lanes
+from labkit.record import record
 from labkit.studio import figures
 from labkit.studio.figures.responses import COLOUR, RARE
 
@@ -117,8 +122,8 @@ def test_tokens_are_drawn_before_and_after_by_the_sign_of_their_advantage():
     assert points(down) == near((0.1, 0.15, "4"), (RARE, RARE, "5")) and down.customdata[1] == pytest.approx([1e-6, 1.5e-6])
     assert points(none) == near((0.2, 0.3, "6"))
     assert [y / x for line in (same, low, high) for x, y in zip(line.x, line.y, strict=True)] == pytest.approx([1, 1, 0.8, 0.8, 1.28, 1.28])
-    assert fig.layout.xaxis.title.text == "probability before the update, which its ratio compares with"
-    assert "of 2 with advantage above 0 2 rose and 0 fell" in figures.alt(fig) and "1 were clipped" in figures.alt(fig)
+    assert fig.layout.xaxis.title.text == "old probability"
+    assert "of 2 with advantage > 0, 2 rose and 0 fell" in figures.alt(fig) and "1 were clipped" in figures.alt(fig)
 
 
 def test_without_a_clip_the_policy_before_is_drawn_and_one_prompt_alone_where_it_is_asked_for():
@@ -134,3 +139,25 @@ def test_updates_are_slid_through():
     assert [frame.data[3].y[0] for frame in fig.frames] == pytest.approx([0.75, 0.25]) and fig.data[3].y[0] == pytest.approx(0.25)
     with pytest.raises(LabError, match="2 updates and 0 names; give one for each"):
         figures.before_after(WORLD, [made(), made()])
+
+
+def test_all_groups_are_seen_at_once():
+    fig = figures.groups(WORLD, made(), opened=1)
+    right, _, dropped = fig.data
+    assert [[*zip(t.x, t.y, strict=True)] for t in fig.data] == [[(0, 0), (0, 1)], [(1, 0)], [(1, 1)]]
+    assert right.marker.opacity == (1.0, pytest.approx(0.35)) and dropped.marker.opacity == (pytest.approx(0.35),)
+    asked = [" ".join(WORLD.words(WORLD.prompt[number])) for number in (2, 0)]
+    assert fig.layout.yaxis.ticktext == (asked[0], f"<b>▸ {asked[1]}</b>")
+    assert figures.alt(fig).startswith("2 of 3 responses to 2 prompts are right") and "1 groups have no advantage" in figures.alt(fig)
+    assert len({trace.marker.symbol for trace in fig.data}) == 3, "not by colour alone"
+
+
+def test_updates_are_recorded_and_found_again():
+    lanes, method = Lanes((0, 1)), replace(grpo, shape=Shape(prompts=3, group=2, width=16, warm=0.0))
+    kept = record(method, WORLD, lanes, 18, fields=figures.watch_inside(method, WORLD))
+    snapshots = islice(method.run(WORLD, lanes), 3)
+    for moment, snapshot in enumerate(snapshots):
+        there, here = figures.update_at(kept, moment), inside(method, WORLD, snapshot.learner)
+        assert all(getattr(there, f.name).equal(getattr(here, f.name)) for f in fields(Inside))
+    with pytest.raises(LabError, match="lacks what is seen inside its updates"):
+        figures.update_at(record(method, WORLD, lanes, 6), 0)

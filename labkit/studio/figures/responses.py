@@ -1,7 +1,8 @@
 """Responses of a language model, read token by token, and what an update makes of the probabilities of tokens."""
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from IPython.display import HTML
 from torch import Tensor
 
 from labkit.errors import LabError
-from labkit.grpo.inside import Inside
+from labkit.grpo.family import Grpo
+from labkit.grpo.inside import Inside, inside
+from labkit.record import Record
+from labkit.snapshot import Snapshot
 from labkit.studio.figures.frame import animate, figure
 from labkit.studio.theme import COLOURS, INK
 from labkit.worlds.tokens.world import TokenWorld
@@ -48,7 +52,27 @@ COLOUR = {
 }
 
 
-def responses(world: TokenWorld, inside: Inside, prompt: int = 0, colour: str = "probability", lane: int = 0) -> HTML:
+def watch_inside(method: Grpo, world: TokenWorld) -> dict[str, Callable[[Snapshot], Tensor]]:
+    """What `record(fields=watch_inside(method, world))` must keep for these figures: of each moment the update that follows it."""
+    latest: list[tuple[Snapshot, Inside]] = []
+
+    def look(name: str, snapshot: Snapshot) -> Tensor:
+        if not latest or latest[0][0] is not snapshot:
+            latest[:] = [(snapshot, inside(method, world, snapshot.learner))]  # once for all fields
+        return getattr(latest[0][1], name)
+
+    return {f.name: partial(look, f.name) for f in fields(Inside)}
+
+
+def update_at(record: Record, moment: int) -> Inside:
+    """The update that follows a moment of a record with the fields of `watch_inside`. LabError where it has none."""
+    names = [f.name for f in fields(Inside)]
+    if not set(names) <= record.fields.keys():
+        raise LabError("This record lacks what is seen inside its updates; record with fields=figures.watch_inside(method, world).")
+    return Inside(**{name: record.fields[name][moment] for name in names})
+
+
+def responses(world: TokenWorld, update: Inside, prompt: int = 0, colour: str = "probability", lane: int = 0) -> HTML:
     """The group of one prompt: its responses token by token, right or wrong, coloured by one of COLOUR, with the number below each token.
 
     Marks say which tokens the update clipped, gave no weight or dropped; pointing at a token tells all that is known of it. HTML that
@@ -56,11 +80,11 @@ def responses(world: TokenWorld, inside: Inside, prompt: int = 0, colour: str = 
     """
     if colour not in COLOUR:
         raise LabError(f"Tokens have no {colour!r} to be coloured by; choose one of {', '.join(COLOUR)}.")
-    for what, number, size in (("prompt", prompt, inside.token.shape[1]), ("lane", lane, len(inside.token))):
+    for what, number, size in (("prompt", prompt, update.token.shape[1]), ("lane", lane, len(update.token))):
         if not 0 <= number < size:
             raise LabError(f"This update has no {what} {number}; its {what}s go from 0 to {size - 1}.")
-    group = Group(world, inside, lane, prompt, colour)
-    rows = "".join(_row(group, response) for response in range(inside.token.shape[2]))
+    group = Group(world, update, lane, prompt, colour)
+    rows = "".join(_row(group, response) for response in range(update.token.shape[2]))
     heads = "".join(f"<th scope=col>{name}</th>" for name in ("Right?", "Response", "Reward", "Advantage"))
     table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
     return HTML(f"<div class=responses><style>{CSS}</style>{_asked(group)}{table}{_legend(group)}</div>")
@@ -69,8 +93,8 @@ def responses(world: TokenWorld, inside: Inside, prompt: int = 0, colour: str = 
 class Group:
     """The responses to one prompt in one lane: what is said of them, (G, ...), and how strong their colour is."""
 
-    def __init__(self, world: TokenWorld, inside: Inside, lane: int, prompt: int, colour: str) -> None:
-        mine = inside.take(lane)
+    def __init__(self, world: TokenWorld, update: Inside, lane: int, prompt: int, colour: str) -> None:
+        mine = update.take(lane)
         values = {name: look.value(mine)[0] for name, look in COLOUR.items()}
         self.world, self.problem, self.colour, self.look = world, int(mine.problem[0, prompt]), colour, COLOUR[colour]
         size = values[colour][mine.shown[0]].abs()
@@ -129,13 +153,42 @@ def _legend(group: Group) -> str:
     return f"<p class=legend><span>{look.words}</span>{scale}{marks}</p>"
 
 
+def groups(world: TokenWorld, update: Inside, opened: int | None = None, lane: int = 0) -> go.Figure:
+    """All responses of an update, a row for each prompt: right, wrong or dropped, and faint where no token has an advantage.
+
+    opened: the prompt that is marked.
+    """
+    mine = update.take(lane)
+    right, real = mine.right[0], mine.real[0]
+    told = (mine.adv[0] * mine.shown[0] != 0).any(-1) & real
+    data = [_signs(real & right, told, "right", "circle", COLOURS[0]), _signs(real & ~right, told, "wrong", "x", COLOURS[1]),
+            _signs(~real, told, "dropped", "line-ew-open", INK)]  # fmt: skip
+    asked = [" ".join(world.words(text)) for text in world.prompt[mine.problem[0]]]
+    names = [f"<b>▸ {text}</b>" if i == opened else text for i, text in enumerate(asked)]
+    good, every, silent, gone = (int(x.sum()) for x in (right & real, real, ~told.any(-1), ~real))
+    said = (f"{good} of {every} responses to {len(right)} prompts are right (circles; wrong ones are crosses). {silent} groups have no "
+            f"advantage (faint); {gone} responses are dropped (dashes).")  # fmt: skip
+    across = {"visible": False, "range": [-0.6, right.shape[1] - 0.4]}
+    down = {"range": [len(right) - 0.5, -0.5], "tickvals": [*range(len(right))], "ticktext": names, "ticks": "", "showgrid": False,
+            "showline": False}  # fmt: skip
+    margin = {"t": 30, "b": 10, "l": 10, "r": 10}
+    return figure(data, said, height=60 + 24 * len(right), margin=margin, xaxis=across, yaxis=down)
+
+
+def _signs(where: Tensor, told: Tensor, name: str, symbol: str, colour: str) -> go.Scatter:
+    y, x = where.nonzero().T
+    look = {"symbol": symbol, "color": colour, "size": 10, "opacity": torch.where(told, 1.0, 0.35)[where].tolist(), "line": {"width": 1.5}}
+    return go.Scatter(x=x.tolist(), y=y.tolist(), mode="markers", name=name, marker=look, hoverinfo="name")
+
+
 # ---- before and after ----------------------------------------------------------------------------------------------
 
-SIGNS = (  # of the advantage
-    (1, "advantage above 0", {"symbol": "triangle-up", "color": COLOURS[0]}),
-    (-1, "advantage below 0", {"symbol": "triangle-down", "color": COLOURS[1]}),
-    (0, "no advantage", {"symbol": "circle", "color": INK}),
+SIGNS = (
+    (1, "advantage > 0", {"symbol": "triangle-up", "color": COLOURS[0]}),
+    (-1, "advantage < 0", {"symbol": "triangle-down", "color": COLOURS[1]}),
+    (0, "advantage 0", {"symbol": "circle", "color": INK}),
 )
+LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}, "entrywidth": 95}
 
 
 def before_after(
@@ -150,18 +203,20 @@ def before_after(
         raise LabError(f"There are {len(updates)} updates and {len(names)} names; give one for each.")
     clip = bool(updates[-1].bounds[lane].isfinite().all())
     moments = [[*_lines(update.bounds[lane]), *_moved(world, update.take(lane), clip, prompt)] for update in updates]
-    was = "before the update, which its ratio compares with" if clip else "before the update"
-    axis = {"type": "log", "range": [math.log10(RARE) - 0.05, 0.08], "tickvals": [RARE, 0.01, 0.1, 1],
-            "ticktext": [f"≤ {RARE}", "0.01", "0.1", "1"]}  # fmt: skip
-    axes = {name: axis | {"title": {"text": f"probability {when}"}} for name, when in (("xaxis", was), ("yaxis", "after the update"))}
-    fig = figure(moments[-1], _said(moments[-1][-4:], was), height=440, margin={"t": 60}, showlegend=True,
-                 legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, **axes)  # fmt: skip
+    axis = {"type": "log", "range": [math.log10(RARE) - 0.05, 0.08], "tickvals": [RARE, 0.01, 0.1, 1], "tickformat": "~r"}
+    names_ = {"xaxis": "old probability" if clip else "probability before the update", "yaxis": "probability after the update"}
+    axes = {name: axis | {"title": {"text": words}} for name, words in names_.items()}
+    was = "the old one, which its ratio compares with" if clip else "that before it"
+    fig = figure(moments[-1], _said(moments[-1][-4:], was), height=440, margin={"t": 70}, showlegend=True, legend=LEGEND, **axes)
     return animate(fig, moments, names, range(len(fig.data))) if names else fig
 
 
 def _lines(bounds: Tensor) -> list[go.Scatter]:
     """No change, and the bounds of the clip (2,); one that there is not has no points."""
-    return [_line(1, "no change", "dot"), *(_line(bound, f"clip at {bound:.3g}", "dash") for bound in bounds.tolist())]
+    low, high = bounds.tolist()
+    lines = [_line(1, "no change", "dot"), _line(low, "lower bound", "dash"), _line(high, f"clip {low:.3g} to {high:.3g}", "dash")]
+    lines[1].showlegend = False
+    return lines
 
 
 def _moved(world: TokenWorld, update: Inside, clip: bool, prompt: int | None) -> list[go.Scatter]:
@@ -170,7 +225,7 @@ def _moved(world: TokenWorld, update: Inside, clip: bool, prompt: int | None) ->
     where = (update.shown & update.real[..., None])[:, rows]
     start = update.old if clip else update.before
     x, y, adv, clipped, token = (v[:, rows][where] for v in (start.exp(), update.after.exp(), update.adv, update.clipped, update.token))
-    out = [_dots(world, x, y, token, adv.sign() == sign, name, look | {"size": 8, "opacity": 0.6}) for sign, name, look in SIGNS]
+    out = [_dots(world, x, y, token, adv.sign() == sign, name, look | {"size": 9, "opacity": 0.7}) for sign, name, look in SIGNS]
     return [*out, _dots(world, x, y, token, clipped, "clipped", {"symbol": "circle-open", "size": 13, "color": INK})]
 
 
@@ -185,7 +240,8 @@ def _line(ratio: float, name: str, dash: str) -> go.Scatter:
     """Where the probability after is `ratio` times that before; nowhere for ratios that none has."""
     ends = [RARE / min(ratio, 1), 1 / max(ratio, 1)] if 0 < ratio < math.inf else []
     look = {"color": INK, "dash": dash, "width": 1.2}
-    return go.Scatter(x=ends, y=[ratio * end for end in ends], mode="lines", name=name, line=look, hoverinfo="skip", showlegend=bool(ends))
+    y = [ratio * end for end in ends]
+    return go.Scatter(x=ends, y=y, mode="lines", name=name, line=look, hoverinfo="skip", showlegend=bool(ends))
 
 
 def _said(moved: Sequence[go.Scatter], was: str) -> str:
@@ -193,5 +249,5 @@ def _said(moved: Sequence[go.Scatter], was: str) -> str:
     told = []
     for trace in dots:
         rose, fell = (sum(way * (after - before) > 0 for before, after in trace.customdata) for way in (1, -1))
-        told.append(f"of {len(trace.x)} with {trace.name} {rose} rose and {fell} fell")
-    return f"Probability of tokens after the update against that {was}: {'; '.join(told)}; {len(rings.x)} were clipped."
+        told += [f"of {len(trace.x)} with {trace.name}, {rose} rose and {fell} fell"] if trace.x else []
+    return f"Probability of tokens after the update against {was}: {'; '.join(told)}; {len(rings.x)} were clipped."
