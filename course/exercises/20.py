@@ -1,6 +1,8 @@
 """Exercises of chapter 20: what a full batch costs, and four silent bugs: the length of responses, the sign of a KL, the padding of a
-batch, the advantage of a group that agrees."""
+batch, the advantage of a group that agrees; then which responses tell most, what a prompt is worth, and who gets the next response."""
 from dataclasses import replace
+from itertools import combinations, product
+from math import log2
 
 import torch
 
@@ -196,6 +198,92 @@ def check_compared(answer):
     assert close(got[4], truth[4], 1e-2), "Where rewards differ the advantages are those of before."
 
 
+# 20.6
+
+
+def widest_of(adv, m):
+    """adv (N,) of N responses -> which m of them have the largest variance among themselves, (N,) bool."""
+    ...  # your code
+
+
+def widest_of_solution(adv, m):
+    order, n = adv.argsort(), len(adv)
+    ends = [torch.cat([order[: m - k], order[n - k :]]) for k in range(m + 1)]
+    best = max(ends, key=lambda some: float(adv[some].var(correction=0)))
+    return torch.zeros(n, dtype=torch.bool).index_fill(0, best, True)
+
+
+def check_widest_of(answer):
+    skewed = torch.tensor([2.4, -0.2, -0.3, -0.4, 2.0, -0.25, -0.35, -0.9])
+    easy = torch.tensor([0.6, 0.6, 0.6, 0.6, 0.6, -1.5, -1.5])
+    for adv, m in ((easy, 2), (-easy, 4), (skewed, 3), (skewed, 6), (-skewed, 5), (skewed, 8)):
+        got = answer(adv, m)
+        fits = isinstance(got, torch.Tensor) and got.shape == adv.shape and got.dtype == torch.bool
+        assert fits, "Give one truth value for each response."
+        assert int(got.sum()) == m, f"Choose {m} responses, not {int(got.sum())}."
+        best = max(float(adv[list(some)].var(correction=0)) for some in combinations(range(len(adv)), m))
+        mine = float(adv[got].var(correction=0))
+        assert mine > best - 1e-6, f"Of {[round(x, 2) for x in adv.tolist()]} some {m} have variance {best:.3f}; yours have {mine:.3f}."
+
+
+# 20.7
+
+
+def prompt_reward(answer, reward):
+    """answer (P, G) int64, reward (P, G) -> mean reward times consistency of each prompt, (P,): 1 - lam H, H the entropy in bits."""
+    ...  # your code
+
+
+def prompt_reward_solution(answer, reward):
+    share = (answer[..., None] == answer[:, None]).double().mean(-1)
+    lam = (1 - 1 / answer.shape[1]) / log2(answer.shape[1])
+    return reward.double().mean(-1) * (1 + lam * share.log2().mean(-1))
+
+
+def check_prompt_reward(answer):
+    told = torch.tensor([[4, 4, 4, 4], [0, 1, 2, 3], [7, 7, 1, 1], [5, 5, 5, 2], [6, 6, 6, 6]])
+    reward = torch.tensor([[1.0] * 4, [1.0] * 4, [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [0.0] * 4])
+    got = answer(told, reward)
+    assert isinstance(got, torch.Tensor) and got.shape == (5,), "Give one number for each prompt."
+    assert abs(float(got[0]) - 1) < 1e-6, "One answer, and right: nothing is taken off."
+    assert abs(float(got[1]) - 0.25) < 1e-6, f"Four answers, no two alike, keep a fourth of the reward; yours keep {float(got[1]):.2f}."
+    assert abs(float(got[2]) - 0.5 * 0.625) < 1e-6, "Two answers, twice each: one bit. Half of the reward, times 1 - 0.375."
+    assert float(got[4]) == 0, "A consistent error is worth nothing."
+    assert close(got, prompt_reward_solution(told, reward)), "An answer that three of four give weighs as three."
+    wide, mark = torch.arange(8)[None], torch.ones(1, 8)
+    assert abs(float(answer(wide, mark)) - 1 / 8) < 1e-6, "Eight different answers keep an eighth: lam depends on G."
+
+
+# 20.8
+
+
+def allot(success, budget):
+    """success, the chances of P prompts, a list; budget, a whole number -> responses to each, a list: at least 2, `budget` in all."""
+    ...  # your code
+
+
+def allot_solution(success, budget):
+    n = [2] * len(success)
+    for _ in range(budget - sum(n)):
+        gain = [p**m * (1 - p) + (1 - p) ** m * p for p, m in zip(success, n, strict=True)]
+        n[gain.index(max(gain))] += 1
+    return n
+
+
+def check_allot(answer):
+    def mixed(success, n):
+        return sum(1 - p**m - (1 - p) ** m for p, m in zip(success, n, strict=True))
+
+    for success, budget in (([0.5, 0.5], 8), ([0.5, 0.1], 9), ([0.95, 0.6, 0.02], 14), ([0.3, 0.0, 0.2], 12)):
+        n = answer(success, budget)
+        assert isinstance(n, list) and len(n) == len(success), "Give a list with one whole number for each prompt."
+        assert min(n) >= 2, f"A group of {min(n)} has nothing to compare."
+        assert sum(n) == budget, f"There are {budget} responses to give; you gave {sum(n)}."
+        every = (x for x in product(range(2, budget), repeat=len(success)) if sum(x) == budget)
+        best = max(every, key=lambda x: mixed(success, x))
+        assert mixed(success, n) > mixed(success, best) - 1e-9, f"At success {success}, {list(best)} makes more groups mixed than {n}."
+
+
 EXERCISES = [
     Exercise(
         key="20.1",
@@ -287,6 +375,72 @@ EXERCISES = [
         hints=(
             "Print the mean of eight times 0.7 in float32, less 0.7; then the deviation. What is one divided by the other?",
             "Do not ask whether the deviation is small. Ask whether the largest and the smallest reward are the same.",
+        ),
+    ),
+    Exercise(
+        key="20.6",
+        prompt="Write widest_of(adv, m): the responses that tell most.",
+        check=check_widest_of,
+        stub=widest_of,
+        solution=widest_of_solution,
+        wrong={
+            "the largest": lambda adv, m: adv >= adv.sort(descending=True).values[m - 1],
+            "the largest sizes": lambda adv, m: torch.zeros(len(adv), dtype=torch.bool).index_fill(0, adv.abs().argsort()[-m:], True),
+            "as many from both ends": lambda adv, m: torch.zeros(len(adv), dtype=torch.bool).index_fill(
+                0, torch.cat([adv.argsort()[: (m + 1) // 2], adv.argsort()[len(adv) - m // 2 :]]), True
+            ),
+        },
+        hints=(
+            "Move a response from the middle to either end: one of both makes the variance larger. So nobody is from the middle.",
+            "Sort. For every k from 0 to m take the k largest and the m - k smallest, and keep the k with the largest variance.",
+        ),
+    ),
+    Exercise(
+        key="20.7",
+        prompt="Write prompt_reward(answer, reward): what a prompt is worth among prompts.",
+        check=check_prompt_reward,
+        stub=prompt_reward,
+        solution=prompt_reward_solution,
+        wrong={
+            "in nats": lambda answer, reward: reward.double().mean(-1) * (
+                1 + (1 - 1 / answer.shape[1]) / log2(answer.shape[1])
+                * (answer[..., None] == answer[:, None]).double().mean(-1).log().mean(-1)
+            ),
+            "without lam": lambda answer, reward: reward.double().mean(-1) * (
+                1 + (answer[..., None] == answer[:, None]).double().mean(-1).log2().mean(-1)
+            ),
+            "by the number of answers": lambda answer, reward: reward.double().mean(-1) / torch.tensor(
+                [len(set(a.tolist())) for a in answer]
+            ),
+            "lam for four": lambda answer, reward: reward.double().mean(-1) * (
+                1 + 0.375 * (answer[..., None] == answer[:, None]).double().mean(-1).log2().mean(-1)
+            ),
+        },
+        hints=(
+            "Which share of the group gives the same answer as response i? (answer[..., None] == answer[:, None]) compares all pairs.",
+            "The mean over responses of -log2 of that share is the entropy: each answer comes up as often as it is given.",
+        ),
+    ),
+    Exercise(
+        key="20.8",
+        prompt="Write allot(success, budget): where the next response tells most.",
+        check=check_allot,
+        stub=allot,
+        solution=allot_solution,
+        wrong={
+            "the same for all": lambda success, budget: [budget // len(success) + (i < budget % len(success)) for i in range(len(success))],
+            "the rest to the hardest": lambda success, budget: [
+                2 + (budget - 2 * len(success)) * (i == success.index(min(success))) for i in range(len(success))
+            ],
+            "the rest to the surest to be mixed": lambda success, budget: [
+                2 + (budget - 2 * len(success)) * (i == min(range(len(success)), key=lambda j: abs(success[j] - 0.5)))
+                for i in range(len(success))
+            ],
+            "one each at least": lambda success, budget: [1] * (len(success) - 1) + [budget - len(success) + 1],
+        },
+        hints=(
+            "With n responses a group is mixed with chance 1 - p^n - (1 - p)^n. What does one more add?",
+            "It adds p^n (1 - p) + (1 - p)^n p, less each time: so give one after the other to whom it adds most.",
         ),
     ),
 ]  # fmt: skip
