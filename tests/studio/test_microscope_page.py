@@ -53,9 +53,8 @@ def test_settings_that_are_looked_into_can_be_written_and_read():
 
 def test_worlds_of_text_and_their_methods_are_found():
     assert {"tokens.chain", "web.form"} <= set(study.text_worlds()) and "finite.chain" not in study.text_worlds()
-    family = {key for key, method in discover().items() if isinstance(method, Grpo)}
-    somewhere = {key for world in study.text_worlds() for key in study.reading_methods(world, "nodes")}
-    assert somewhere == family
+    assert study.reading_methods("tokens.chain", "nodes") == sorted(key for key, method in discover().items() if isinstance(method, Grpo))
+    assert "grpo" in study.fitting("tokens.chain", 0) and "grpo" not in study.fitting("finite.cliff", 0)
 
 
 @pytest.mark.parametrize(
