@@ -289,7 +289,7 @@ def filtered(algo: Grpo, world: TokenWorld, learner: Learner, problem: Tensor, k
     for i in range(ROUNDS):
         batch = write(world, learner, problem, draw(i), aged(learner, k.lag))
         pay(learner, batch, lacking)
-        rounds.append((batch, lacking[:, None] & (mixed(world, batch) | (k.filter == 0))))
+        rounds.append((batch, mixed(world, batch) | (k.filter == 0)))
         lacking = torch.stack([kept.sum(1) for _, kept in rounds]).sum(0) < algo.shape.prompts
         if not bool(lacking.any()):
             break

@@ -16,6 +16,7 @@ from labkit.grpo import family
 from labkit.grpo.family import (
     Shape,
     aged,
+    anchor,
     assemble,
     centred,
     clip,
@@ -25,10 +26,12 @@ from labkit.grpo.family import (
     demonstration,
     fill,
     free,
+    group_mean,
     grpo,
     importance,
     log_likelihood,
     marked,
+    mixed,
     not_too_long,
     plain_reward,
     pull,
@@ -93,6 +96,7 @@ def test_empty_places_have_no_part_in_a_group():
     for real in (torch.arange(5) == 3, torch.zeros(5, dtype=torch.bool)):
         batch.real = real[None, None]
         assert not standardised(batch, None).any()
+        assert group_mean(batch.reward, batch).item() == real.any()
 
 
 def test_a_group_that_agrees_has_advantages_of_exactly_nothing():
@@ -324,6 +328,27 @@ def test_what_was_written_has_the_log_probabilities_of_its_writer_and_the_mark_o
     assert state["node"].view_as(batch.node).equal(batch.node) and total.view_as(batch.reward).equal(batch.reward)
 
 
+def test_problems_are_drawn_from_those_to_train_on_all_alike():
+    s = begun(seeds=(0,), prompts=11_000, warm=0.0)
+    problem = s.algo.tasks(s.algo, s.world, s.learner, s.k)
+    seen = problem[0].bincount(minlength=len(s.world.start))
+    assert not seen[s.world.held_out].any()
+    share = seen[s.world.pool] / 11_000 * len(s.world.pool)
+    assert len(share) == 12 and ((share - 1).abs() < 4 * (11 / 11_000) ** 0.5).all()
+
+
+def test_the_past_is_kept_as_far_as_lag_may_go_and_a_phase_begins_without_one():
+    s = begun(seeds=(0,), warm=0.3)
+    before = s.learner.memory["past"].shape
+    assert before[1] == 1 + grpo.knobs["lag"].high and begun(sft, warm=0.0).learner.memory["past"].shape[1] == 1
+    for _ in range(2):
+        s.algo.learn(s.world, s.learner, s.algo.gather(s.world, s.learner, s.k), s.k)
+    theta = s.learner.nets["pi"].theta.detach().clone()
+    assert s.learner.memory["past"].shape == before and not (s.learner.memory["past"] == theta[:, None]).all()
+    assert anchor(s.learner) is s.learner and s.learner.memory["reference"].equal(theta)
+    assert s.learner.memory["past"].shape == before and (s.learner.memory["past"] == theta[:, None]).all()
+
+
 def test_text_is_measured_by_the_responses_that_count():
     """Rewards of the world, whatever a method pays; KL by k3, which is never negative; and groups that agree where empty places do not."""
     s = begun(world=Chain((1, 2), problems=6, held=1, text=True), warm=0.0, seeds=(0,))
@@ -421,6 +446,12 @@ def test_the_price_of_length_by_hand():
     assert not_too_long(world, batch, knob(band=0)).flatten().tolist() == [1] * 6
 
 
+def test_mixed_groups_by_hand():
+    batch = of_lengths([[1] * 3] * 4)
+    batch.node = torch.tensor([[[0, 0, 0], [1, 1, 1], [0, 1, 0], [1, 1, 0]]])
+    assert mixed(SimpleNamespace(graph=SimpleNamespace(reward=f64(0, 1))), batch).tolist() == [[False, False, True, True]]
+
+
 def test_every_kept_group_is_right_and_wrong_and_what_was_dropped_is_paid_for():
     s = begun(dapo, Chain((1,), problems=20, held=0, stop=True, room=3), warm=0.3, seeds=(0, 1, 2))
     batch = s.algo.gather(s.world, s.learner, s.k)
@@ -442,13 +473,19 @@ def test_the_filter_is_on_in_one_lane_and_off_in_another():
 
 
 def test_where_all_groups_agree_no_place_is_filled_and_nothing_moves(monkeypatch):
-    """A policy that answers everything right, as far as the filter can see."""
+    """Groups as the filter is made to see them. Every round draws problems of its own, and from other numbers than those that write."""
+    rounds = []
+    monkeypatch.setattr(family, "write", lambda *given: rounds.append(given[2:4]) or write(*given))
     monkeypatch.setattr(family, "mixed", lambda world, batch: torch.zeros(batch.problem.shape, dtype=torch.bool))
-    s = begun(dapo, seeds=(0,))
+    s = begun(dapo, seeds=(0,), prompts=30)
     theta, batch = s.learner.nets["pi"].theta.clone(), s.algo.gather(s.world, s.learner, s.k)
-    assert not batch.real.any() and s.learner.memory["rollouts"].tolist() == [16 * family.ROUNDS]
+    assert not batch.real.any() and s.learner.memory["rollouts"].tolist() == [4 * 30 * family.ROUNDS]
     s.algo.learn(s.world, s.learner, batch, s.k)
     assert s.learner.nets["pi"].theta.equal(theta) and not s.learner.notes
+    problems = [tuple(problem[0].tolist()) for problem, _ in rounds]
+    assert len(set(problems)) == family.ROUNDS and set().union(*problems) == set(s.world.pool.tolist())
+    for _, u in rounds:
+        assert tuple(s.world.pool[(u[0, :, 0, 0] * len(s.world.pool)).long()].tolist()) not in problems
 
 
 def test_batches_are_filled_with_the_first_groups_that_were_kept():
