@@ -7,7 +7,8 @@ from labkit.worlds.world import Continuous, Discrete, State, World
 
 __all__ = [
     "Continuous", "Discrete", "State", "World", "bandit", "chain", "control", "countdown", "finite", "fork", "form", "from_gymnasium",
-    "grid", "make", "modes", "moving", "names", "payments", "performative", "plan", "register", "repurchase", "rewriting", "rooms", "steered",
+    "grid", "make", "modes", "moving", "names", "payments", "performative", "plan", "register", "repurchase", "rewriting", "rooms",
+    "steered",
 ]  # fmt: skip
 
 register_all()  # with Gymnasium, once every world is in the namespace
