@@ -54,8 +54,8 @@ class Form(TokenWorld):
             raise LabError(f"A form of web.form has 1 to {len(PAGES)} pages; got {tuple(pages)}.")
         if slack < 0:
             raise LabError(f"The slack of web.form is 0 clicks or more; got {slack}.")
-        counts = zip(pages, *(each(x, pages) for x in (tasks, held, impossible)), strict=True)
-        listed = [p for n, *numbers in counts for p in _problems(n, *numbers, slack, seed)]
+        counts = zip(pages, each(tasks, pages), each(held, pages), each(impossible, pages), strict=True)
+        listed = [p for n, asked, kept, bare in counts for p in _problems(n, asked, kept, bare, slack, seed)]
         super().__init__("web.form", ("1", "2", "3", "4", "next", "send"), (*SITE, *GLYPHS, "="), listed, text)
 
     def after(self, node: Filling, token: int) -> Filling:
