@@ -8,6 +8,7 @@ import torch
 from labkit.grpo.family import Shape, assemble, demonstration, grpo, read, write
 from labkit.grpo.models import StateModel, TextModel, model_of
 from labkit.lanes import Lanes
+from labkit.learner import Learner
 from labkit.stats import interval
 from labkit.worlds.tokens.chain import Chain
 from labkit.worlds.tokens.world import EMPTY
@@ -91,6 +92,18 @@ def test_padding_and_the_answers_of_others_do_not_reach_a_token():
     beside = slope(problem, token)
     torch.testing.assert_close(slope(problem[:, :1], token[:, :1, :1]), beside, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(slope(problem, token.where(token != 6, 7)), beside, atol=1e-6, rtol=1e-5)
+
+
+def test_a_lane_alone_trains_the_transformer_as_beside_others_and_goes_on_from_where_it_was_stored():
+    algo = replace(grpo, shape=Shape(prompts=3, group=4, width=16, warm=0.2))
+
+    def after(lanes, updates, start=None):
+        return list(itertools.islice(algo.run(STOPPING, lanes, start), updates))[-1].learner
+
+    together = after(Lanes((0, 1, 2)), 3)
+    assert torch.equal(after(Lanes((1,)), 3).nets["pi"].theta[0], together.nets["pi"].theta[1])
+    stored = Learner.unpack(*after(Lanes((0, 1, 2)), 1).pack())
+    assert torch.equal(after(Lanes((0, 1, 2)), 2, stored).nets["pi"].theta, together.nets["pi"].theta)
 
 
 def test_grpo_makes_the_transformer_better():
