@@ -75,7 +75,7 @@ def read_as_text() -> Recording:
 
 def telling() -> Recording:
     """d3s with four shares of responses at first, and with a quarter or all of their tokens, 200 updates; both 1 is grpo."""
-    lanes, k = Lanes(SEEDS, {"samples": (0.1, 0.25, 0.5, 1.0), "tokens": (0.25, 1.0)})
+    lanes = Lanes(SEEDS, {"samples": (0.1, 0.25, 0.5, 1.0), "tokens": (0.25, 1.0)})
     learner, k = d3s.begin(chains, lanes, d3s.shape.warm), lanes.knobs(d3s.knobs)
     recorder, spent = Recorder(d3s, chains, lanes), torch.zeros(len(lanes))
     for update in range(201):
