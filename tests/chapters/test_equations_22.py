@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from labkit.course.progress import exercise, module
-from labkit.divergence import chi2, effective_share, kl
+from labkit.divergence import chi2, effective_share, k3, kl
 from labkit.files import ROOT
 from labkit.grpo.arpo import arpo
-from labkit.grpo.family import Shape, aged, clip, grpo, read, standardised
+from labkit.grpo.avatar import against_the_past, towards_the_ends
+from labkit.grpo.bapo import weights
+from labkit.grpo.family import Batch, Shape, aged, clip, grpo, read, standardised
+from labkit.grpo.missing_old_logits import decoupled, to_middle
 from labkit.grpo.outcome import policy_at
 from labkit.lanes import Lanes
 from labkit.policy import Categorical
@@ -181,3 +184,60 @@ def test_what_is_counted_is_what_was_put_in():
     assert put.sum() > 0
     torch.testing.assert_close(learner.memory["put"], put)
     torch.testing.assert_close(learner.memory["age"], age)
+
+
+# bapo, missing_old_logits, avatar, erpd
+
+
+def by_hand(ratio, adv):
+    """Responses of one token each, in one lane, with these ratios and advantages."""
+    ratio, adv = (torch.tensor(x, dtype=torch.float64).view(1, 1, -1, 1) for x in (ratio, adv))
+    token = torch.zeros(ratio.shape, dtype=torch.int64)
+    batch = Batch(token[..., 0, 0], token, token, token, token[..., 0], ratio.log(), torch.ones(ratio.shape[:3], dtype=torch.bool))
+    batch.adv = adv
+    return ratio, batch
+
+
+def test_good_and_bad_news_are_sums_over_what_the_bounds_let_through():
+    ratios, advs, low, high = [0.5, 0.9, 1.0, 1.4, 0.7, 1.3], [1.0, 2.0, -1.0, 3.0, -0.5, -2.0], 0.75, 1.35
+    pairs = list(zip(ratios, advs, strict=True))
+    good, bad = weights(*by_hand(ratios, advs), *(torch.tensor([[x]], dtype=torch.float64) for x in (low, high)))
+    assert good.item() == pytest.approx(sum(r * a for r, a in pairs if a > 0 and r <= high))
+    assert bad.item() == pytest.approx(sum(r * -a for r, a in pairs if a < 0 and r >= low))
+
+
+def test_the_ratio_to_the_engine_is_mismatch_times_age_and_each_is_bounded_by_itself():
+    now, middle, engine, adv = 0.36, 0.3, 0.1, -2.0
+    _, batch = by_hand([engine], [adv])
+    batch.extra["middle"] = torch.full((1, 1, 1, 1), math.log(middle), dtype=torch.float64)
+    k = SimpleNamespace(cap=torch.tensor([[2.5]], dtype=torch.float64), eps=torch.tensor([[0.1]], dtype=torch.float64))
+    ratio = to_middle(torch.full((1, 1, 1, 1), math.log(now), dtype=torch.float64), batch, k)
+    assert (middle / engine) * ratio.item() == pytest.approx(now / engine)
+    bounded = min(ratio.item() * adv, min(max(ratio.item(), 0.9), 1.1) * adv)
+    assert decoupled(ratio, batch, k).item() == pytest.approx(min(middle / engine, 2.5) * bounded)
+
+
+def test_weights_along_a_response_and_advantages_against_the_past():
+    batch = SimpleNamespace(length=torch.tensor([[[7]]]), token=torch.zeros(1, 1, 1, 7))
+    told = towards_the_ends(batch, SimpleNamespace(ends=torch.tensor([[0.6]])))
+    assert told.flatten().tolist() == pytest.approx([1 + 0.6 * (2 * t / 6 - 1) ** 2 for t in range(7)])
+    _, old = by_hand([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+    old.reward, old.extra = torch.tensor([[[1.0, 0.0, 1.0]]]), {"again": torch.tensor([[True]]), "usual": torch.tensor([[0.4]])}
+    adv = against_the_past(old, SimpleNamespace(weight=torch.tensor([[0.5]]))).flatten()
+    assert adv.tolist() == pytest.approx([0.5 * (r - 0.4) / (math.sqrt(1 / 3) + 1e-4) for r in (1, 0, 1)])
+
+
+def test_the_signal_is_worth_both_divergences_and_rests_where_the_chapter_says(world):
+    teacher, start = two(world)
+    signal = teacher.logits - start.logits
+    worth = ((teacher.probs - start.probs) * signal).sum(-1)
+    torch.testing.assert_close(worth, kl(teacher, start) + kl(start, teacher))
+    beta, place, first = 9.0, signal[0, 0], start.probs[0, 0]
+    low, high = place.max() - beta, place.max() + beta
+    for _ in range(200):
+        c = (low + high) / 2
+        low, high = (c, high) if (first * beta / (beta + c - place)).sum() > 1 else (low, c)
+    logits = (first * beta / (beta + c - place)).log().requires_grad_()
+    logp = logits.log_softmax(0)
+    loss = (logp.exp().detach() * (beta * k3(first.log() - logp) - place * logp)).sum()  # GRPO's penalty minus the signal as advantage
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], torch.zeros_like(place), rtol=0, atol=1e-9)
