@@ -14,7 +14,18 @@ from labkit.lanes import Lanes
 from labkit.record import Record, record
 from labkit.snapshot import Snapshot
 from labkit.studio.figures import alt
-from labkit.studio.figures.answers import KS, THICK, Tree, answer_tree, frontier_by_setting, pass_curves, watch_passes, watch_tree
+from labkit.studio.figures.answers import (
+    KS,
+    THICK,
+    Tree,
+    _places,
+    _stacked,
+    answer_tree,
+    frontier_by_setting,
+    pass_curves,
+    watch_passes,
+    watch_tree,
+)
 
 CHAIN = worlds.make("tokens.chain", levels=(1, 2), problems=3, held=1)
 STOPPED = worlds.make("tokens.chain", levels=(1, 2), problems=3, held=0, stop=True, room=4)
@@ -91,6 +102,19 @@ def test_ribbons_are_as_wide_as_their_mass_and_split_as_answers_end(kept):
     answer = CHAIN.tokens[int(CHAIN.graph.answer[tree.nodes[-11:]][CHAIN.graph.reward[tree.nodes[-11:]] > 0][0])]
     assert [word.split()[0] for word in words if "✓" in word] == [answer] and len(words) == 11
     assert f"to {right[0].sum():.0%}." in alt(fig) and " ".join(CHAIN.words(CHAIN.solution[TWO])) in alt(fig)
+
+
+def test_ribbons_lie_side_by_side_at_both_ends(learner):
+    """No two overlap where they begin or where they end."""
+    tree = Tree.of(CHAIN, TWO)
+    flow, right = tree.flows(policy_at(CHAIN, learner).probs[0][CHAIN.graph.row[tree.writing]], CHAIN.graph.reward)
+    across, up, _ = _places(tree, CHAIN, TWO)
+    ribbons = [(*start, *end, wide) for start, end, wide, _ in _stacked(tree, flow, right, across, up)]
+    for x, y in ((0, 1), (2, 3)):
+        for node in {ribbon[x] for ribbon in ribbons}:
+            here = sorted([(ribbon[y], ribbon[y] - ribbon[4]) for ribbon in ribbons if ribbon[x] == node], reverse=True)
+            gaps = [above[1] - below[0] for above, below in itertools.pairwise(here)]
+            assert min(gaps) > -1e-6 and here[0][0] - here[-1][1] > 0
 
 
 def test_a_tree_that_ends_at_several_depths_is_drawn_too():
