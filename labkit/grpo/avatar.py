@@ -27,9 +27,9 @@ STORED = ("problem", "token", "passed", "node", "old")
 SMALLEST = 1e-4  # added to the deviation of old groups' rewards
 
 
-def places(prompts: int) -> tuple[Tensor, Tensor]:
+def places(prompts: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """How many groups each tier of the store holds, and the first place of each, (3,) both."""
-    size = torch.tensor([round(BATCHES * prompts * share) for share in SHARES])
+    size = torch.tensor([round(BATCHES * prompts * share) for share in SHARES], device=device)
     return size, size.cumsum(0) - size
 
 
@@ -37,7 +37,7 @@ def past(algo: Grpo, world: TokenWorld, learner: Learner, fresh: Batch) -> dict[
     """What is remembered: "marks" (L, N, VISITS), the mean rewards of each prompt's visits, newest first; "visits" (L, N), how many;
     "stored" (L, 3), groups that have gone into each tier; and the store itself, (L, S, ...). Empty at first."""
     if "past groups" not in learner.memory:
-        zero, total = learner.on.new_zeros, int(places(algo.shape.prompts)[0].sum())
+        zero, total = learner.on.new_zeros, int(places(algo.shape.prompts, learner.on.device)[0].sum())
         size = (len(learner.lanes), len(world.start))
         made = {"marks": zero(*size, VISITS, dtype=torch.float32), "visits": zero(size, dtype=torch.int64)}
         made |= {"stored": zero(size[0], len(SHARES), dtype=torch.int64)}
@@ -48,7 +48,7 @@ def past(algo: Grpo, world: TokenWorld, learner: Learner, fresh: Batch) -> dict[
 
 def mean_marks(kept: dict[str, Tensor], k: SimpleNamespace) -> Tensor:
     """The mean reward of each prompt in its last k.window visits, 0 before the first. (L, N)"""
-    recent = torch.arange(VISITS) < torch.minimum(kept["visits"], k.window)[..., None]
+    recent = torch.arange(VISITS, device=k.window.device) < torch.minimum(kept["visits"], k.window)[..., None]
     return (kept["marks"] * recent).sum(-1) / recent.sum(-1).clamp_min(1)
 
 
@@ -72,7 +72,7 @@ def tiers(kept: dict[str, Tensor], problem: Tensor, k: SimpleNamespace) -> Tenso
 
 def store(kept: dict[str, Tensor], fresh: Batch, tier: Tensor) -> None:
     """Put each group into its tier (L, P); the oldest of the tier gives way."""
-    (size, first), into = places(fresh.problem.shape[1]), torch.nn.functional.one_hot(tier, len(SHARES))
+    (size, first), into = places(fresh.problem.shape[1], tier.device), torch.nn.functional.one_hot(tier, len(SHARES))
     nth = kept["stored"].gather(1, tier) + (into.cumsum(1) - 1).gather(2, tier[..., None])[..., 0]
     at = first[tier] + nth % size[tier]
     for name in STORED:
@@ -86,7 +86,7 @@ def drawn(kept: dict[str, Tensor], u: Tensor, k: SimpleNamespace) -> tuple[Tenso
 
     The first places, k.replay of them, in the tiers' shares; a place whose tier is still empty stays with its fresh group.
     """
-    (size, first), place = places(u.shape[1]), torch.arange(u.shape[1])
+    (size, first), place = places(u.shape[1], u.device), torch.arange(u.shape[1], device=u.device)
     many = (k.replay * u.shape[1]).round()
     tier = sum(((place >= (many * q).round()).long() for q in QUANTILES), torch.zeros_like(u, dtype=torch.int64))
     filled = torch.minimum(kept["stored"], size).gather(1, tier)
@@ -129,11 +129,11 @@ def against_the_past(batch: Batch, k: SimpleNamespace) -> Tensor:
 def towards_the_ends(batch: Batch, k: SimpleNamespace) -> Tensor:
     """1 + k.ends * (2 t / (T - 1) - 1)^2 for token t = 0 .. T - 1 of a response of T: 1 in the middle, 1 + k.ends at both ends."""
     last = (batch.length - 1).clamp_min(1)[..., None]
-    return 1 + k.ends[..., None, None] * (2 * torch.arange(batch.token.shape[3]) / last - 1).square()
+    return 1 + k.ends[..., None, None] * (2 * torch.arange(batch.token.shape[3], device=last.device) / last - 1).square()
 
 
 def shaped(batch: Batch, k: SimpleNamespace) -> Tensor:
-    """The advantage of each response at each of its tokens, weighted towards the ends (Kulkarni and Fazli 2025, section 3). (L, P, G, T)"""
+    """The advantage of each response at each of its tokens, weighted towards the ends (Kulkarni and Fazli 2025). (L, P, G, T)"""
     return against_the_past(batch, k) * towards_the_ends(batch, k)
 
 

@@ -1,7 +1,7 @@
 """bapo: bounds of the clip that move with each batch, until good news weigh as much against bad news as is wanted.
 
-The paper's text and the authors' code differ in what they count: in the code a clipped token still counts, at its bound, so that
-raising the lower bound adds to the bad news which it is meant to cut. Here a clipped token counts for nothing: it has no gradient.
+In the authors' code a clipped token still counts, at its bound, so that raising the lower bound adds to the bad news which it is meant
+to cut. Here a clipped token counts for nothing, since it has no gradient: that is our reading. The bounds' ends are ours, too.
 """
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def weights(ratio: Tensor, batch: Batch, low: Tensor, high: Tensor) -> tuple[Ten
 @torch.no_grad()
 def bounds(ratio: Tensor, batch: Batch, k: SimpleNamespace) -> tuple[Tensor, Tensor]:
     """Lower and upper bound, (L, 1) both: while good / bad < target the lower rises by `step`, and once it is at its end the upper
-    (Xi et al. 2025, algorithm 1)."""
+    (Xi et al. 2025; the order is that of their code)."""
     low, high = (torch.full_like(k.target, start) for start, _ in (LOW, HIGH))
     while True:
         good, bad = weights(ratio, batch, low, high)

@@ -83,7 +83,8 @@ def discrepancy(batch: Batch, k: SimpleNamespace) -> Tensor:
 
 
 def decoupled(ratio: Tensor, batch: Batch, k: SimpleNamespace) -> Tensor:
-    """PPO's clip of the ratio to the middle, weighted with the discrepancy, which carries no gradient (Hilton et al. 2022, eq. 3)."""
+    """PPO's clip of the ratio to the middle, weighted with the discrepancy, which carries no gradient (the decoupled objective of Hilton et
+    al. 2022)."""
     return discrepancy(batch, k) * clipped(ratio, batch, k)
 
 

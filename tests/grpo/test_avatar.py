@@ -89,7 +89,7 @@ def test_tiers_are_told_by_the_quantiles_of_visited_prompts():
 
 
 def test_each_tier_has_its_share_and_the_oldest_gives_way():
-    size, first = places(10)
+    size, first = places(10, torch.device("cpu"))
     assert size.tolist() == [32, 28, 20] and first.tolist() == [0, 32, 60] and int(size.sum()) == BATCHES * 10
     kept, batch = memory(10), of_lengths([[1]] * 10)
     kept |= {name: torch.full((1, 80, *getattr(batch, name).shape[2:]), -7) for name in ("problem", "token", "passed", "node")}
