@@ -128,7 +128,11 @@ def test_a_replayed_group_was_written_before_and_keeps_its_old_probabilities():
             among = [[x[lane, p] for x in old] for old in seen for p in range(4)] if again else own
             assert any(all(torch.equal(x, y) for x, y in zip(group, other, strict=True)) for other in among)
             replayed += again
+            stored = learner.memory["past groups"]
+            assert any(torch.equal(stored["old"][lane, at], fresh.old[lane, place]) for at in range(stored["old"].shape[1]))
         seen.append([getattr(fresh, name) for name in names])
+        all_drawn = torch.stack([old[0] for old in seen], -1).flatten(1)
+        assert [set(row.nonzero()[:, 0].tolist()) for row in stored["visits"]] == [set(row.tolist()) for row in all_drawn]
         METHOD.learn(world, learner, batch, k)
     assert replayed
 
