@@ -22,7 +22,10 @@ from labkit.record import Recorder, record
 from labkit.studio import figures, study
 from labkit.studio.explorer import Explorer
 from labkit.studio.live import LiveRun
+from labkit.studio.microscope_page import Microscope
+from labkit.studio.moving_page import MovingWorlds
 from labkit.studio.scrubber import Scrubber
+from labkit.studio.session import Session
 from labkit.studio.study import Settings
 from labkit.studio.widgets import LiveView
 from labkit.tabular.family import npg
@@ -237,7 +240,8 @@ def test_command_line(what, tmp_path, monkeypatch, capsys):
     assert not (files.home() / "runs").exists() or not list((files.home() / "runs").iterdir())
 
 
-PAGES: dict[str, tuple[dict[str, object], str, str]] = {  # what a link sets, what is pressed then, what is said
+Link = tuple[dict[str, object], str, str]  # what a link sets, what is pressed then, what is said
+EXPLORER: dict[str, Link] = {
     "a link to no world": ({"world": "control.cartpol"}, "train", "did you mean 'control.cartpole'"),
     "a link to no method": ({"algorithm": "pop"}, "train", "no method 'pop'"),
     "a link with knobs in words": ({"algorithm": "ppo", "knobs": "eps=low"}, "train", "'eps=low' cannot be read"),
@@ -250,22 +254,68 @@ PAGES: dict[str, tuple[dict[str, object], str, str]] = {  # what a link sets, wh
     "a link to no reference": ({"reference": "begin"}, "pictures", "no 'begin' to measure drift with"),
     "a link to compare with nothing": ({"versus": "nonsense"}, "train_versus", "'nonsense' does not describe a run"),
 }
+MOVING: dict[str, Link] = {
+    "a link to no method": ({"algorithm": "pop"}, "train", "no method 'pop'"),
+    "a link to a method that plans": ({"algorithm": "policy_iteration"}, "train", "no method 'policy_iteration' for finite.steered"),
+    "a link to an event that is none": ({"events": "leap@3"}, "train", "event 'leap@3' cannot be read"),
+    "a link to an event at no time": ({"events": "jump@soon"}, "train", "event 'jump@soon' cannot be read"),
+    "a link with knobs in words": ({"knobs": "alpha=low"}, "train", "'alpha=low' cannot be read"),
+    "a link with a knob out of range": ({"knobs": "alpha=7"}, "train", "alpha=7 is out of range"),
+    "a link to compare with no method": ({"versus": "pop"}, "train", "no method 'pop'"),
+    "a link with a knob of B out of range": ({"versus": "q_learning", "versus_knobs": "alpha=7"}, "train", "alpha=7 is out of range"),
+    "a link with no seed": ({"seeds": 0}, "train", "1 to 64 seeds; got 0"),
+    "a link with no update": ({"updates": 0}, "train", "at least 1 update"),
+    "a link with too many updates": ({"updates": 10**7}, "train", "take fewer seeds, values, updates or events"),
+}
+MICROSCOPE: dict[str, Link] = {
+    "a link to no world": ({"world": "tokens.chian"}, "train", "no world of text 'tokens.chian'; choose one of tokens.chain"),
+    "a link to a world without text": ({"world": "finite.cliff"}, "train", "no world of text 'finite.cliff'; choose one of"),
+    "a link to no reader": ({"reads": "minds"}, "train", "cannot read 'minds'; choose one of nodes, text"),
+    "a link to no method": ({"algorithm": "pop"}, "train", "no method 'pop'"),
+    "a link to a method of another family": ({"algorithm": "ppo"}, "train", "no method 'ppo' for tokens.chain; choose one of"),
+    "a link with knobs in words": ({"knobs": "beta=low"}, "train", "'beta=low' cannot be read"),
+    "a link with a knob out of range": ({"knobs": "beta=7"}, "train", "beta=7 is out of range; it goes from 0 to"),
+    "a link with no seed": ({"seeds": 0}, "train", "1 to 64 seeds; got 0"),
+    "a link with no update": ({"updates": 0}, "train", "at least 1 update"),
+    "a link with too many updates": ({"updates": 10**9}, "train", "take fewer seeds, values or updates"),
+    "a link to no prompt": ({"prompt": 99}, "pictures_page", "no prompt 99; its prompts go from 0 to 15"),
+    "a link to no colour": ({"colour": "mood"}, "pictures_page", "no 'mood' to be coloured by; choose one of probability"),
+    "a link to tokens of nothing": ({"tokens": "few"}, "pictures", "tokens cannot be 'few'; choose one of batch, prompt"),
+}
+PAGES: dict[str, tuple[Callable[[], Session], dict[str, Link]]] = {
+    "explorer": (lambda: Explorer(world="finite.cliff", algorithm="policy_iteration", seeds=2, updates=2), EXPLORER),
+    "moving": (lambda: MovingWorlds(algorithm="q_learning", seeds=2, updates=2, speed=0), MOVING),
+    "microscope": (lambda: Microscope(seeds=2, updates=2), MICROSCOPE),
+}
 
 
-@pytest.mark.parametrize("what", PAGES)
-def test_pages(what):
+@pytest.fixture(scope="module")
+def trained():
+    """From its name a page whose run is over, trained once."""
+    made: dict[str, Session] = {}
+
+    def page(name: str) -> Session:
+        if name not in made:
+            made[name] = PAGES[name][0]()
+            made[name].train()
+            assert made[name].shown.wait(300)
+        return made[name]
+
+    yield page
+    for session in made.values():
+        session.close()
+
+
+@pytest.mark.parametrize(("name", "what"), [(name, what) for name, (_, links) in PAGES.items() for what in links])
+def test_pages(trained, name, what):
     """A sentence on the page, and the run that was there is still there."""
-    link, press, says = PAGES[what]
-    explorer = Explorer(world="finite.cliff", algorithm="policy_iteration", seeds=2, updates=2)
-    try:
-        explorer.train()
-        kept = explorer.shown
-        assert kept.wait(60)
-        explorer.param.update(**link)
-        explorer._guard(getattr(explorer, press))()
-        said, bad = explorer.said
-        assert bad and re.search(says, said), said
-        assert_one_sentence(said)
-        assert kept in explorer.runs.values() and kept.moments == 2
-    finally:
-        explorer.close()
+    page, (link, press, says) = trained(name), PAGES[name][1][what]
+    kept, held = page.shown, {name: getattr(page, name) for name in page.link}
+    page.param.update(**link)
+    page._guard(getattr(page, press))()
+    (said, bad), shown = page.said, page.shown
+    page.param.update(**held)
+    assert bad and re.search(says, said), said
+    assert_one_sentence(said)
+    assert shown is kept and kept in page.runs.values() and kept.moments == 2
+    assert not page.said[1], "what was right is right again"

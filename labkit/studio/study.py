@@ -93,6 +93,8 @@ class Settings:
         """LabError where these settings do not go together, or would fill the memory."""
         if not 1 <= self.seeds <= 64:
             raise LabError(f"A run takes 1 to 64 seeds; got {self.seeds}.")
+        if self.updates < 1:
+            raise LabError(f"A run takes at least 1 update; got {self.updates}.")
         known = self.methods
         if self.algorithm not in known:
             raise LabError(f"There is no method {self.algorithm!r} for {self.world}; choose one of {', '.join(known)}.")

@@ -37,7 +37,7 @@ class Event:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.step < 0:
-            raise LabError(f"The event '{self}' cannot be read; write it like 'jump@2000', the kind one of {', '.join(KINDS)}.")
+            raise unreadable(str(self))
 
     def __str__(self) -> str:
         return f"{self.kind}@{self.step}"
@@ -61,7 +61,14 @@ def read_events(text: str) -> Events:
 
 def _read(word: str) -> Event:
     kind, _, step = word.partition("@")
-    return Event(kind, int(step) if step.isascii() and step.isdigit() else -1)
+    if not (step.isascii() and step.isdigit()):
+        raise unreadable(word)
+    return Event(kind, int(step))
+
+
+def unreadable(word: str) -> LabError:
+    """What to say of a word that is no event."""
+    return LabError(f"The event {word!r} cannot be read; write it like 'jump@2000', the kind one of {', '.join(KINDS)}.")
 
 
 # ---- what events make of the world ------------------------------------------------------------------------------
