@@ -116,6 +116,16 @@ def test_the_store_of_a_task_is_a_queue(world, size):
         assert (store["token"][i, task, kept:] == EMPTY).all()
 
 
+def test_only_what_was_written_afresh_is_stored(world):
+    learner, k = updated(world, {}, 10, tuple(range(8)))
+    fresh, mixed, _ = batches(world, learner, k)
+    twin, before = learner.copy(), learner.memory["store"]["count"]
+    ALGO.gather(world, twin, k)
+    right = (world.graph.reward[fresh.node] > 0).sum(-1)
+    assert mixed.info["injected"].sum() > 0
+    assert torch.equal(twin.memory["store"]["count"] - before, torch.zeros_like(before).scatter_add(1, fresh.problem, right))
+
+
 def test_what_is_drawn_from_the_store_is_one_of_its_successes_and_its_age_is_told(world):
     learner, k = updated(world, {}, 10, tuple(range(8)))
     store, batch = learner.memory["store"], ALGO.gather(world, learner.copy(), k)
