@@ -55,7 +55,7 @@ def embedded(world: TokenWorld) -> Tensor:
 
 def histories(world: TokenWorld) -> tuple[Tensor, Tensor]:
     """Problem and share of right responses, (UPDATES, D, P) both, of the groups of D runs of grpo."""
-    lanes, rows = Lanes(tuple(DONORS)), []
+    lanes, rows = Lanes(tuple(DONORS), device=str(world.prompt.device)), []
     k, learner = lanes.knobs(grpo.knobs), grpo.begin(world, lanes, grpo.shape.warm)
     for _ in range(UPDATES):
         batch = grpo.gather(world, learner, k)
@@ -67,7 +67,7 @@ def histories(world: TokenWorld) -> tuple[Tensor, Tensor]:
 
 def pretrained(world: TokenWorld) -> dict[str, Tensor]:
     """The value model for the prompts of a world: "query", "key" (N, WIDTH), and the "rest" (3,). It is trained once for each world."""
-    known = world.prompt.numpy().tobytes()
+    known = world.prompt.cpu().numpy().tobytes()
     if known not in _KNOWN:
         with torch.enable_grad():
             _KNOWN[known] = trained(embedded(world), *histories(world))
@@ -77,14 +77,14 @@ def pretrained(world: TokenWorld) -> dict[str, Tensor]:
 def trained(features: Tensor, problem: Tensor, outcome: Tensor) -> dict[str, Tensor]:
     """To foretell the outcomes of an update from those before it, in all runs, by the squared error. problem, outcome (U, D, P)."""
     updates, donors, prompts = problem.shape
-    u = Lanes((DONORS[0],)).rand(0, 2, features.shape[1], WIDTH)[0]
-    weights = [((2 * x - 1) / 2).requires_grad_() for x in u] + [torch.zeros(3, requires_grad=True)]
+    u = Lanes((DONORS[0],), device=str(features.device)).rand(0, 2, features.shape[1], WIDTH)[0]
+    weights = [((2 * x - 1) / 2).requires_grad_() for x in u] + [torch.zeros(3, device=u.device, requires_grad=True)]
     adam = torch.optim.Adam(weights, lr=0.02)
     history = {"problem": problem.flip(0), "outcome": outcome.flip(0)}
     for step in range(STEPS):
         now = updates - 1 - step * 61 % updates  # a prime, so that it comes round to all
         asked, told = (x[now + 1 :].transpose(0, 1).flatten(1)[:, : 4 ** (1 + step % 4)] for x in history.values())
-        age = (torch.arange(asked.shape[1]) // prompts).expand(donors, -1).float()
+        age = (torch.arange(asked.shape[1], device=asked.device) // prompts).expand(donors, -1).float()
         value = {name: x.expand(donors, *x.shape) for name, x in compiled(features, weights).items()}
         error = foretold(value, history["problem"][now], (asked, told, age)) - history["outcome"][now]
         adam.zero_grad()

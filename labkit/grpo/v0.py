@@ -30,8 +30,9 @@ CONTEXT, AGE = 256, 16  # prompts of a context, and updates by which it lies beh
 def allotted(algo: Grpo, world: TokenWorld, learner: Learner, problem: Tensor, k: SimpleNamespace) -> Batch:
     """Responses to as many of the places as k.share allows, shared out by foretold success; the other places stay empty."""
     if "value" not in learner.memory:
-        learner.memory |= {"value": {name: x.expand(len(problem), *x.shape).clone() for name, x in pretrained(world).items()}}
-        learner.memory |= {"history": blank(problem, CONTEXT + AGE * algo.shape.prompts)}
+        known = pretrained(world).items()
+        learner.memory["value"] = {name: x.to(problem.device).expand(len(problem), *x.shape).clone() for name, x in known}
+        learner.memory["history"] = blank(problem, CONTEXT + AGE * algo.shape.prompts)
     chance = foretold(learner.memory["value"], problem, context(algo, learner, k))
     batch = write(world, learner, problem, noise(algo, world, learner)(0), aged(learner, k.lag))
     budget = (k.share * algo.shape.prompts * algo.shape.group).round().long()
