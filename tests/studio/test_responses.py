@@ -35,7 +35,8 @@ def made(factor=1.5, **parts):
 
 def tokens(page):
     """(classes, opacity, colour, sign, number) of each token that is shown."""
-    pattern = r'<span class="token ([a-z]*)" style="background:rgba\(var\(--(up|down)\),([\d.]+)\)" title="[^"]*">(.*?)<small>(.*?)</small>'
+    pattern = r'<span class="token ([a-z]*)" style="background:rgba\(var\(--(up|down)\),([\d.]+)\)" title="[^"]*">'
+    pattern += "(.*?) <small>(.*?)</small>"
     found = re.findall(pattern, page)
     return [(state, way, float(strength), sign, number) for state, way, strength, sign, number in found]
 

@@ -123,7 +123,7 @@ def _asked(group: Group) -> str:
 
 def _row(group: Group, response: int) -> str:
     length = group.length[response]
-    tokens = "".join(_token(group, response, t) for t in range(length))
+    tokens = " ".join(_token(group, response, t) for t in range(length))  # legible without its styles, too
     adv = group.adv[response, : max(1, length)]
     said = f"{adv[0]:+.2f}" if bool((adv == adv[0]).all()) else f"{adv.min():+.2f} to {adv.max():+.2f}"
     kept = (f"{group.reward[response]:.2g}", said) if group.real[response] else ("dropped", "none")
@@ -139,7 +139,7 @@ def _token(group: Group, response: int, t: int) -> str:
     value = values[group.colour]
     paint = f"background:rgba(var(--{'down' if value < 0 else 'up'}),{FULL * min(1.0, abs(value) / group.top):.2f})"
     number = f"<small>{group.look.write(value)}</small>"
-    return f'<span class="token {state.replace(" ", "")}" style="{paint}" title="{title}">{sign}{number}</span>'
+    return f'<span class="token {state.replace(" ", "")}" style="{paint}" title="{title}">{sign} {number}</span>'
 
 
 def _legend(group: Group) -> str:
@@ -149,8 +149,8 @@ def _legend(group: Group) -> str:
     beyond = group.most > top
     ends = ("≤ " * (beyond and look.signed) + look.write(low), "≥ " * beyond + look.write(top))
     scale = f"<span class=scale>{ends[0]} {bar} {ends[1]}</span>"
-    marks = "".join(f'<span class="token {state.replace(" ", "")}">{state}</span>' for state in ("clipped", "no weight", "dropped"))
-    return f"<p class=legend><span>{look.words}</span>{scale}{marks}</p>"
+    marks = " ".join(f'<span class="token {state.replace(" ", "")}">{state}</span>' for state in ("clipped", "no weight", "dropped"))
+    return f"<p class=legend><span>{look.words}</span> {scale} {marks}</p>"
 
 
 def groups(world: TokenWorld, update: Inside, opened: int | None = None, lane: int = 0) -> go.Figure:
