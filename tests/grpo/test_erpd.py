@@ -61,8 +61,10 @@ def test_the_signal_of_a_token_is_the_teachers_over_the_references(world, begun)
 
 
 def test_stage_two_that_makes_no_update_is_where_stage_one_began(world, begun):
-    pupil = taught(begun, after_stage_one(world, begun, 3))
+    teacher = after_stage_one(world, begun, 3)
+    pupil = taught(begun, teacher)
     assert torch.equal(pupil.nets["pi"].theta, begun.nets["pi"].theta) and not pupil.nets["pi"].clock.any()
+    assert pupil.tick == teacher.tick > begun.tick  # so that no noise is used twice
     assert not torch.equal(pupil.memory["teacher"], pupil.memory["reference"])
 
 
