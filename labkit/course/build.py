@@ -29,6 +29,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import torch
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -213,7 +214,8 @@ def orphans() -> list[str]:
 
 
 def record(names: Iterable[str]) -> None:
-    """Train these recordings anew, or all that are missing or out of step if none is named."""
+    """Train these recordings anew, or all that are missing or out of step if none is named. One thread: small networks gain by no more."""
+    torch.set_num_threads(1)
     for name in recordings.names(names) if names else [n for n in recordings.names() if recordings.stale(n)]:
         path = recordings.build(name)
         told = recordings.about(name)
