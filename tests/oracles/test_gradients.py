@@ -1,4 +1,4 @@
-"""What every method of a family with a surrogate raises, differentiated: in expectation it is the exact policy gradient."""
+"""What every on-policy method raises, differentiated: in expectation it is the exact policy gradient."""
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import torch
 
 from labkit.lanes import Lanes
 from labkit.on_policy.checks import chances
-from labkit.on_policy.family import Batch, gae, policy_loss, ppo
+from labkit.on_policy.family import Batch, OnPolicy, gae, policy_loss, ppo
 from labkit.policy import Categorical
 from labkit.worlds.finite import advantage, expected_return, garnet, occupancy
 from tests.methods import METHODS
@@ -16,7 +16,7 @@ from tests.methods import METHODS
 GAMMA, STATES, ACTIONS = 0.9, 5, 3
 WORLD = garnet(states=STATES, actions=ACTIONS, branching=3, seed=4, gamma=GAMMA)
 EYE = torch.eye(STATES, dtype=torch.float64)
-SURROGATES = pytest.mark.parametrize("key", [key for key, method in METHODS.items() if hasattr(method, "surrogate")])
+SURROGATES = pytest.mark.parametrize("key", [key for key, method in METHODS.items() if isinstance(method, OnPolicy)])
 
 
 def learner_of(method, dtype=torch.float64):
