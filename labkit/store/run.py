@@ -246,16 +246,23 @@ class Run:
         self.close()
 
 
-def shaped(algorithm: Algorithm, shape: Mapping[str, int]) -> Algorithm:
+def shaped(algorithm: Algorithm, shape: Mapping[str, float]) -> Algorithm:
     """The method with these settings of its shape. LabError names those that it has."""
     if not shape:
         return algorithm
     old = getattr(algorithm, "shape", None)
     known = asdict(old) if old else {}
-    if wrong := [f"{name}={value}" for name, value in shape.items() if name not in known or type(value) is not int or value < 1]:
-        has = f"whole numbers of 1 or more for {', '.join(known)}" if known else "none"
+    if wrong := [f"{name}={value}" for name, value in shape.items() if name not in known or not _fits(value, known[name])]:
+        sizes, shares = ([name for name, value in known.items() if isinstance(value, kind)] for kind in (int, float))
+        has = f"whole numbers of 1 or more for {', '.join(sizes)}" if sizes else "none"
+        has += f", and a number for {', '.join(shares)}" if shares else ""
         raise LabError(f"{algorithm.paper.key} cannot have the shape {' '.join(wrong)}; it takes {has}.")
     return replace(algorithm, shape=replace(old, **shape))  # type: ignore[call-arg, type-var]
+
+
+def _fits(value: Any, default: float) -> bool:
+    """Can a setting of a shape that is `default` be this?"""
+    return type(value) is int and value >= 1 if isinstance(default, int) else type(value) in (int, float)
 
 
 def make(world: str, options: Mapping[str, Any], device: str) -> World:
@@ -298,7 +305,7 @@ def lanes_of(meta: dict[str, Any]) -> Lanes:
             fine = fine and isinstance(parent["run"], str) and type(parent["step"]) is type(parent["update"]) is int
         if told is not None:
             fine = fine and isinstance(told["options"], dict) and table(told["knobs"], int, float)
-            fine = fine and whole(told["every"]) and whole(told["steps"]) and (told["shape"] is None or table(told["shape"], int))
+            fine = fine and whole(told["every"]) and whole(told["steps"]) and (told["shape"] is None or table(told["shape"], int, float))
         count = len(meta["seeds"]) * math.prod(map(len, meta["grid"].values()))
         lanes = Lanes(tuple(meta["seeds"]), meta["grid"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -12,6 +12,7 @@ import torch
 
 from labkit import store, worlds
 from labkit.errors import LabError
+from labkit.grpo.family import grpo
 from labkit.lanes import Lanes
 from labkit.on_policy.family import ppo
 from labkit.record import Record, record
@@ -88,6 +89,20 @@ def test_all_that_decides_a_run_is_in_its_folder(tmp_path):
     assert again.world().obs_size == worlds.make("grid.empty", layout_seed=2, view="state").obs_size
     start = tuned.run(worlds.make("grid.empty", layout_seed=2, view="state"), Lanes((3,)), one.learner)
     assert_same(everything(next(again.snapshots()).learner), everything(next(start).learner))
+
+
+def test_a_shape_may_hold_a_share():
+    """As grpo's does: the level at which its warm start ends."""
+    small = store.shaped(grpo, {"warm": 0.25, "prompts": 2, "group": 2, "width": 4})
+    with store.begin(small, "tokens.chain", Lanes((0,)), 4, name="writing") as run:
+        for _ in store.train(run):
+            pass
+    assert store.find("writing").algorithm().shape == small.shape and small.shape.warm == 0.25
+    assert store.shaped(grpo, {"warm": 0}).shape.warm == 0
+    for shape, says in (({"group": 2.5}, "group=2.5; it takes whole numbers of 1 or more for prompts, .*, and a number for warm"),
+                        ({"warm": "half"}, "warm=half"), ({"warm": 1.5}, "got warm=1.5")):  # fmt: skip
+        with pytest.raises(LabError, match=says):
+            store.shaped(grpo, shape)
 
 
 @pytest.mark.parametrize(
