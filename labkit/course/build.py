@@ -216,7 +216,11 @@ def orphans() -> list[str]:
 def record(names: Iterable[str]) -> None:
     """Train these recordings anew, or all that are missing or out of step if none is named. One thread: small networks gain by no more."""
     torch.set_num_threads(1)
-    for name in recordings.names(names) if names else [n for n in recordings.names() if recordings.stale(n)]:
+    wanted, known = list(names), recordings.names()
+    if unknown := [name for name in wanted if name not in known]:
+        chapters = ", ".join(sorted({name.partition("/")[0] for name in known}))
+        raise LabError(f"There is no recipe for the recording {unknown[0]!r}; course/recordings has some for chapters {chapters}.")
+    for name in wanted or [n for n in known if recordings.stale(n)]:
         path = recordings.build(name)
         told = recordings.about(name)
         print(f"recorded {name}: {path.stat().st_size:,} bytes, {told['seconds']:g} CPU seconds")
