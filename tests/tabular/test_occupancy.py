@@ -119,7 +119,7 @@ def test_lane_beside_others_equals_lane_alone():
 
 
 def test_what_has_no_exact_states_is_refused():
-    with pytest.raises(LabError, match="grid.fourrooms cannot be listed; take a finite world, a grid with layout_seed=0, or tokens"):
+    with pytest.raises(LabError, match=r"grid.fourrooms cannot be listed; take a finite world, a grid with layout_seed=0, or tokens"):
         exact_states(worlds.make("grid.fourrooms"))
     lanes = Lanes((0,))
     learner = Learner(lanes, "gaussian")
