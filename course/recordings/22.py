@@ -95,25 +95,25 @@ def no_store() -> Recording:
     return remembered({"replay": (0,)})
 
 
-def trained(method, world, grid, updates=UPDATES, **options):
-    """A method at the settings of `grid` in a world of these options."""
-    here, method = worlds.make(world, **options), replace(method, shape=replace(method.shape, updates=EVERY))
-    return Recording(record(method, here, Lanes(SEEDS, grid), updates * 128), method, options)
+def trained(method, grid, **options):
+    """A method at the settings of `grid` on chains of these options."""
+    here, method = worlds.make("tokens.chain", **options), replace(method, shape=replace(method.shape, updates=EVERY))
+    return Recording(record(method, here, Lanes(SEEDS, grid), UPDATES * 128), method, options)
 
 
 def balances() -> Recording:
     """bapo on batches four updates old, at four targets; 0 leaves its bounds where they are."""
-    return trained(bapo, "tokens.chain", {"target": (0.0, 0.5, 1.0, 2.0), "lag": (4,)}, levels=(3, 4, 5))
+    return trained(bapo, {"target": (0.0, 0.5, 1.0, 2.0), "lag": (4,)}, levels=(3, 4, 5))
 
 
 def averages() -> Recording:
     """missing_old_logits with an average in the middle, at four decays; 0 is the policy of now."""
-    return trained(missing_old_logits, "tokens.chain", {"decay": (0.0, 0.5, 0.8, 0.95)})
+    return trained(missing_old_logits, {"decay": (0.0, 0.5, 0.8, 0.95)})
 
 
 def versions() -> Recording:
     """missing_old_logits with every version kept."""
-    return trained(replace(missing_old_logits, rollout=recalled), "tokens.chain", {})
+    return trained(replace(missing_old_logits, rollout=recalled), {})
 
 
 def by_place(world):
