@@ -85,7 +85,10 @@ def check_dapo(seeds: Sequence[int] = range(20), updates: int = 300) -> Verdict:
 
 def check_sft(seeds: Sequence[int] = range(20), updates: int = 300) -> Verdict:
     """A policy that half knows all operations learns chains of 2 to 6 sums alone, from right answers or from rewards. The exact KL from
-    the start on products, which it never meets, where success on sums is 0.6 (or what both reach): imitation minus rewards."""
+    the start on products, which it never meets, where success on sums is 0.6 (or what both reach): imitation minus rewards.
+
+    A short look at two seeds had rewards without the pull to the start, and the same sign; the rule is the one of before that look.
+    """
     sums, products = (Chain(range(2, LONGEST + 1), operations=[o for o in OPERATIONS if o[0] == sign]) for sign in "+*")
     lanes = Lanes(tuple(seeds))
     start = grpo.begin(Chain(), lanes, grpo.shape.warm)
